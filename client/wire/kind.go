@@ -1,0 +1,44 @@
+package wire
+
+// Kind says what a frame asks for. An answer carries the kind of its request.
+// Numbers are part of the protocol and never change meaning.
+type Kind uint8
+
+// Client kinds, 1 to 63. They are served on the client port, and on the peer
+// port to other nodes of the same cluster.
+const (
+	KindHello            Kind = 1  // Hello → HelloReply; always the first frame
+	KindPing             Kind = 2  // empty → empty
+	KindTopology         Kind = 3  // TopologyRequest → Topology
+	KindWrite            Kind = 4  // WriteRequest → WriteReply
+	KindGet              Kind = 5  // GetRequest → GetReply
+	KindScan             Kind = 6  // ScanRequest → stream of ScanPage
+	KindCount            Kind = 7  // CountRequest → CountReply
+	KindHistory          Kind = 8  // HistoryRequest → HistoryReply
+	KindCreateCollection Kind = 9  // CreateCollectionRequest → CollectionInfo
+	KindDropCollection   Kind = 10 // DropCollectionRequest → CollectionInfo
+	KindClusterInit      Kind = 11 // ClusterInitRequest → ClusterInitReply
+	KindClusterStatus    Kind = 12 // empty → ClusterStatus
+	KindNodeStatus       Kind = 13 // empty → NodeStatus; this node only
+	KindSettings         Kind = 14 // Settings → Settings; changes the cluster's settings
+	KindCancel           Kind = 15 // empty; stops the request of the same request ID; no answer
+)
+
+// Peer kinds, 64 to 127, are refused on the client port. Their bodies belong
+// to the packages that register them.
+const (
+	KindPeerHello     Kind = 64
+	KindRaftAppend    Kind = 65 // group, AppendEntries
+	KindRaftVote      Kind = 66
+	KindRaftPreVote   Kind = 67
+	KindRaftTimeout   Kind = 68 // TimeoutNow
+	KindRaftSnapshot  Kind = 69 // InstallSnapshot: a connection of its own
+	KindConfirm       Kind = 70 // leadership confirmation, all groups of a node pair
+	KindPlacement     Kind = 71 // a placement command, to the placement leader
+	KindPlacementWait Kind = 72 // long poll for placement state newer than mine
+	KindAdopt         Kind = 73 // cluster init: take this cluster's identity
+	KindGroupScan     Kind = 74 // one group's part of a scan
+	KindGroupCount    Kind = 75 // one group's part of a count
+	KindGroupClock    Kind = 76 // one group's clock, leadership confirmed
+	KindGroupCommand  Kind = 77 // an administrative command for one group's leader
+)

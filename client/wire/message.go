@@ -1,0 +1,360 @@
+package wire
+
+// Bodies are msgpack arrays of a message's fields in the order below. A reader
+// takes missing trailing fields as zero and ignores extra ones, so a field can
+// be added at the end without a new protocol version. A document is carried as
+// its canonical bytes, spliced in as one msgpack value, never re-encoded.
+//
+// Timestamps are hybrid logical clock values (txn/hlc): milliseconds << 16 | counter.
+
+// Limits of the protocol. A server may lower them and says so in HelloReply.
+const (
+	ProtocolVersion = 1
+
+	MaxFrameBytes       = 20 << 20 // one frame, header included
+	MaxDocumentBytes    = 16 << 20 // what a server may be configured to accept
+	DefaultDocumentSize = 1 << 20  // what it accepts by default
+	MaxDepth            = 64       // nesting of arrays and maps in a document
+	MaxItems            = 10_000   // items of one bulk write or IDs of one get
+	MaxElements         = 1 << 20  // values in one frame
+	MaxIDBytes          = 512
+	MaxCollectionBytes  = 64
+	MaxInFlight         = 1024 // requests of one connection
+)
+
+// Hello opens a connection.
+type Hello struct {
+	Magic      string // "idb"
+	MinVersion uint32
+	MaxVersion uint32
+	Client     string // name and version of the client, for logs
+	ClusterID  string // expected cluster; empty: any
+}
+
+// HelloReply accepts it.
+type HelloReply struct {
+	Version       uint32
+	Server        string // "idb 0.1.0"
+	NodeID        string
+	ClusterID     string // empty: not initialised
+	Now           uint64 // server's timestamp: the base of request IDs
+	MaxFrame      uint32
+	MaxDocument   uint32
+	MaxInFlight   uint32
+	TopologyEpoch uint64
+}
+
+// RequestID names one write for ever: a retry under the same ID has the effect
+// of the first. Time is the server's clock (HelloReply.Now plus the time that
+// has passed since) when the write was first tried; Random is 128 random bits.
+type RequestID struct {
+	Time   uint64
+	Random [16]byte // 16 bytes of msgpack bin
+}
+
+// WriteOp is what a write does.
+type WriteOp uint8
+
+const (
+	OpPut     WriteOp = 1 // create or replace; Body is the document
+	OpInsert  WriteOp = 2 // create; Body is the document
+	OpUpdate  WriteOp = 3 // change an existing document; Body is a map of operators
+	OpUpsert  WriteOp = 4 // change, or create from nothing and then change
+	OpDelete  WriteOp = 5 // remove; deleting what is absent is NotFound
+	OpRestore WriteOp = 6 // write an old version (RestoreVersion) again as the newest
+)
+
+// Conditions of a write. With both IfVersion and a flag, both must hold.
+const (
+	CondAbsent  uint8 = 1 << 0
+	CondPresent uint8 = 1 << 1
+)
+
+// WriteItem is one write of one document.
+type WriteItem struct {
+	RequestID      RequestID
+	Op             WriteOp
+	ID             string
+	Body           []byte // one canonical msgpack value, or nil
+	IfVersion      uint64 // 0: any
+	Cond           uint8
+	RestoreVersion uint64
+	ReturnDoc      bool // answer with the document as written
+}
+
+// WriteRequest is one or many writes to one collection. Each item stands
+// alone: it has a result of its own and there is no atomicity across items.
+type WriteRequest struct {
+	Collection string
+	// Epoch is the map that the sender routed by; 0: the server routes.
+	Epoch uint64
+	// Direct refuses with NotLeader where the server would forward.
+	Direct bool
+	// Ordered runs the items one after the other and stops at the first failure.
+	Ordered bool
+	Items   []WriteItem
+}
+
+// WriteResult is what became of one item.
+type WriteResult struct {
+	Error     *Error // nil: done
+	Version   uint64 // after the write; of a delete: the version it removed plus one
+	Time      uint64 // commit timestamp
+	CreatedAt uint64
+	Created   bool // the document did not exist before
+	Duplicate bool // the effect is of an earlier attempt with this request ID
+	Doc       []byte
+}
+
+// WriteReply has one result per item, in order.
+type WriteReply struct {
+	Results []WriteResult
+	Now     uint64
+	Cost    Cost
+}
+
+// GetRequest reads many documents of one collection, each linearizable on its
+// own. AtVersion and AtTime are exclusive; AtTime is a timestamp.
+type GetRequest struct {
+	Collection string
+	Epoch      uint64
+	Direct     bool
+	IDs        []string
+	AtVersion  uint64
+	AtTime     uint64
+	NoBody     bool // existence and version only
+}
+
+// Document is one version of one document. Body has no _id, _version,
+// _createdAt or _updatedAt: those are the fields beside it.
+type Document struct {
+	ID        string
+	Version   uint64
+	CreatedAt uint64
+	UpdatedAt uint64
+	Deleted   bool // history only: a tombstone
+	Body      []byte
+}
+
+// GetResult is one document, or why not.
+type GetResult struct {
+	Error *Error
+	Doc   Document
+}
+
+// GetReply has one result per ID, in order.
+type GetReply struct {
+	Results []GetResult
+	Now     uint64
+	Cost    Cost
+}
+
+// ScanRequest reads documents in order of ID. A scan reads one snapshot: the
+// first page fixes its timestamp, the cursor carries it on.
+type ScanRequest struct {
+	Collection string
+	Prefix     string
+	Cursor     []byte // from the last page; empty: from the start
+	Limit      uint32 // documents in all pages of this answer; 0: server's choice
+	MaxBytes   uint32 // bytes in all pages of this answer; 0: server's choice
+	NoBody     bool
+	AtTime     uint64 // 0: now
+	Reverse    bool
+}
+
+// ScanPage is a part of a scan's answer; the answer is a stream of pages. The
+// last one has Cursor set if there is more, empty if the scan is complete.
+type ScanPage struct {
+	Docs   []Document
+	Cursor []byte
+	Time   uint64 // the snapshot's timestamp
+	Cost   Cost
+}
+
+// CountRequest counts documents. Without a prefix the answer is kept, not scanned.
+type CountRequest struct {
+	Collection string
+	Prefix     string
+}
+
+// CountReply is the number, at a linearizable instant per shard group.
+type CountReply struct {
+	Count uint64
+	Bytes uint64 // of live documents; 0 with a prefix
+	Cost  Cost
+}
+
+// HistoryRequest lists versions of a document, newest first.
+type HistoryRequest struct {
+	Collection string
+	Epoch      uint64
+	Direct     bool
+	ID         string
+	Before     uint64 // only versions below this one; 0: from the newest
+	Limit      uint32 // 0: server's choice
+	NoBody     bool
+}
+
+// HistoryReply has versions, newest first. More says that older ones are left.
+type HistoryReply struct {
+	Versions []Document
+	More     bool
+	Cost     Cost
+}
+
+// Cost is what an answer took.
+type Cost struct {
+	Groups      uint32 // shard groups asked
+	Keys        uint64 // storage keys read
+	Docs        uint64 // documents read or written
+	Bytes       uint64 // document bytes read or written
+	WaitMicros  uint64 // waited for consensus, confirmation and queues
+	ReadVersion uint64 // timestamp read at; 0: latest
+}
+
+// CollectionOptions are fixed at creation.
+type CollectionOptions struct {
+	// Separator cuts a document's ID for placement: with "/" the ID
+	// "acme/order-1" is placed as "acme". Empty: by the whole ID.
+	Separator string
+	// RetentionSeconds keeps superseded versions at least this long. 0: the
+	// cluster's default; RetainForever: for ever.
+	RetentionSeconds uint64
+	// RetentionVersions keeps at least this many superseded versions; 0: by time only.
+	RetentionVersions uint32
+}
+
+// RetainForever as RetentionSeconds keeps all history.
+const RetainForever = 1<<64 - 1
+
+// CollectionInfo describes a collection.
+type CollectionInfo struct {
+	ID        uint32
+	Name      string
+	Options   CollectionOptions
+	CreatedAt uint64
+	Dropping  bool // dropped, space not yet freed everywhere
+}
+
+// CreateCollectionRequest creates a collection; it is done if one with the
+// same options exists.
+type CreateCollectionRequest struct {
+	Name    string
+	Options CollectionOptions
+}
+
+// DropCollectionRequest removes a collection and all its documents and history.
+type DropCollectionRequest struct{ Name string }
+
+// Settings are the cluster's.
+type Settings struct {
+	// ExplicitCollections: a write to an unknown collection is refused instead
+	// of creating it.
+	ExplicitCollections bool
+	// RetentionSeconds is the default history retention; 0: unchanged (3600 at first).
+	RetentionSeconds uint64
+}
+
+// TopologyRequest asks for the map and the catalog. With WaitMillis the answer
+// is held until something is newer than what the client has, or the time is up.
+type TopologyRequest struct {
+	HaveEpoch   uint64 // Topology.Epoch that the client holds; 0: none
+	HaveCatalog uint64 // Topology.Catalog that the client holds
+	WaitMillis  uint32
+}
+
+// Topology is the placement map, the nodes and the catalog.
+type Topology struct {
+	ClusterID   string
+	Epoch       uint64   // of the map
+	Catalog     uint64   // version of the catalog and settings
+	Owners      []uint32 // partition → shard group; its length is the partition count
+	Groups      []GroupInfo
+	Nodes       []NodeInfo
+	Collections []CollectionInfo
+	Settings    Settings
+}
+
+// GroupInfo is a shard group. Leader is a hint.
+type GroupInfo struct {
+	ID       uint32
+	Replicas []string // node IDs
+	Leader   string
+	Term     uint64
+}
+
+// NodeInfo is a node and where it listens.
+type NodeInfo struct {
+	ID          string
+	ClientAddr  string
+	PeerAddr    string
+	HTTPAddr    string
+	Region      string
+	Zone        string
+	Incarnation string // changes when the node's data is wiped
+}
+
+// ClusterInitRequest forms a cluster. It may be sent again after any
+// interruption, to any of the nodes.
+type ClusterInitRequest struct {
+	Nodes      []string // client addresses
+	Shards     uint32   // shard groups
+	Replicas   uint32   // per shard group
+	Partitions uint32   // a prime
+}
+
+// ClusterInitReply says what was formed.
+type ClusterInitReply struct {
+	ClusterID string
+	Topology  Topology
+	// Resumed: an interrupted init was completed.
+	Resumed bool
+}
+
+// NodeStatus is what one node knows of itself.
+type NodeStatus struct {
+	Node          NodeInfo
+	ClusterID     string
+	Version       string
+	UptimeSeconds uint64
+	Ready         bool
+	Reason        string // why not ready
+	Epoch         uint64
+	Now           uint64
+	Groups        []GroupStatus // its replicas, the placement group (ID 0) included
+	DiskFreeBytes uint64
+	DiskUsedBytes uint64 // by the data directory
+	MemoryBytes   uint64
+	DiskFull      bool
+}
+
+// GroupStatus is one replica of one group.
+type GroupStatus struct {
+	ID         uint32
+	State      string // leader, follower, candidate, stopped
+	Leader     string // node ID
+	Term       uint64
+	Commit     uint64
+	Applied    uint64
+	LastIndex  uint64
+	Flushed    uint64 // applied index that is on disk
+	Partitions uint32
+	Documents  uint64
+	Bytes      uint64
+	Clock      uint64
+	Digest     uint64
+	Error      string
+}
+
+// ClusterStatus is every node's answer, or why there is none.
+type ClusterStatus struct {
+	Topology Topology
+	Nodes    []NodeAnswer
+}
+
+// NodeAnswer is one node's status; Error is set when it did not answer.
+type NodeAnswer struct {
+	ID     string
+	Error  string
+	Status NodeStatus
+}

@@ -1,0 +1,88 @@
+package fsm
+
+import (
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Entry is one committed entry of the group's log.
+type Entry struct {
+	Index uint64
+	Term  uint64
+	Data  []byte // AppendEntry's bytes; empty entries only advance the index
+}
+
+// Command is one thing that a log entry asks of the machine. Exactly one of
+// the pointers is set. AppendEntry packs up to MaxCommands of them.
+type Command struct {
+	// Time is assigned by the leader (hlc); Apply uses max(Time, clock+1) for
+	// commands that write, so no two effects of a group share a timestamp.
+	Time hlc.Timestamp
+
+	Write   *Write
+	Own     *Own
+	Ceiling *Ceiling
+	Horizon *Horizon
+	Collect *Collect
+	Drop    *Drop
+	Digest  *Digest
+}
+
+// Write changes one document.
+type Write struct {
+	Partition  placement.PartitionID
+	Epoch      placement.Epoch
+	Collection placement.CollectionID
+	Item       wire.WriteItem // ID, operation, body, conditions, request ID
+}
+
+// Own gives the group partitions, from an epoch on. It is the group's first
+// command; a group that never applied one owns nothing.
+type Own struct {
+	Epoch      placement.Epoch
+	Partitions []placement.PartitionID
+}
+
+// Ceiling raises the timestamp below which the group may promise reads.
+type Ceiling struct{ To hlc.Timestamp }
+
+// Horizon forgets: request IDs with an older time are refused as expired and
+// their records collected; reads of a collection's history below its horizon
+// are refused. Both only move up.
+type Horizon struct {
+	RequestIDs hlc.Timestamp
+	History    []HistoryHorizon
+}
+
+// HistoryHorizon is one collection's.
+type HistoryHorizon struct {
+	Collection placement.CollectionID
+	At         hlc.Timestamp
+}
+
+// Collect removes superseded versions that lie below their collection's
+// horizon. The leader found them; Apply checks each again and removes only
+// what is superseded and below the horizon.
+type Collect struct {
+	Keys [][]byte // storage keys without the group prefix
+}
+
+// Drop removes a collection's documents, history and counts and refuses later
+// writes to its ID.
+type Drop struct{ Collection placement.CollectionID }
+
+// Digest carries the leader's digest at an earlier index. A replica that had
+// another digest there halts.
+type Digest struct {
+	At    uint64
+	Value uint64
+}
+
+// Result is the answer to one command. For a Write, Wire is complete but for
+// the text of its Error (Code and Version are set; the router words it).
+type Result struct {
+	Wire wire.WriteResult
+	// Detail tells why, for codes with more than one reason.
+	Detail string
+}
