@@ -1,0 +1,107 @@
+package placement
+
+import (
+	"fmt"
+	"iter"
+
+	"github.com/impossibledb/idb/client/wire"
+)
+
+// CheckCollectionName refuses a name that is not
+//
+//	[A-Za-z0-9][A-Za-z0-9_.-]{0,63}
+//
+// Names that start with an underscore are the system's.
+func CheckCollectionName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("the collection name is empty; use 1 to %d letters, digits, '_', '.' or '-'", wire.MaxCollectionBytes)
+	case len(name) > wire.MaxCollectionBytes:
+		return fmt.Errorf("the collection name %.20q… has %d bytes; at most %d are allowed", name, len(name), wire.MaxCollectionBytes)
+	case name[0] == '_':
+		return fmt.Errorf("the collection name %q starts with '_', which is reserved for the system", name)
+	}
+	for i := range len(name) {
+		c := name[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if letter || i > 0 && (c == '_' || c == '.' || c == '-') {
+			continue
+		}
+		return fmt.Errorf("the collection name %q has %q at position %d; use letters, digits, '_', '.' and '-', and start with a letter or digit", name, c, i+1)
+	}
+	return nil
+}
+
+// MaxSeparatorBytes bounds CollectionOptions.Separator.
+const MaxSeparatorBytes = 16
+
+// CheckCollectionOptions refuses options that cannot be kept.
+func CheckCollectionOptions(o wire.CollectionOptions) error {
+	if len(o.Separator) > MaxSeparatorBytes {
+		return fmt.Errorf("the ID separator has %d bytes; at most %d are allowed", len(o.Separator), MaxSeparatorBytes)
+	}
+	if o.RetentionSeconds != wire.RetainForever && o.RetentionSeconds > maxRetentionSeconds {
+		return fmt.Errorf("the retention of %d seconds is above the largest, %d (100 years); use for ever instead", o.RetentionSeconds, maxRetentionSeconds)
+	}
+	return nil
+}
+
+const maxRetentionSeconds = 100 * 366 * 24 * 3600
+
+// nearest is the name closest to the one given by edits (insert, remove,
+// replace, swap of neighbours), if it is close enough to be a likely typo.
+func nearest(name string, names iter.Seq[string]) string {
+	limit := 1 + len(name)/4
+	best, bestDistance := "", limit+1
+	for candidate := range names {
+		if d := len(candidate) - len(name); d > limit || -d > limit {
+			continue
+		}
+		d := distance(name, candidate)
+		if d < bestDistance || d == bestDistance && candidate < best {
+			best, bestDistance = candidate, d
+		}
+	}
+	if bestDistance > limit {
+		return ""
+	}
+	return best
+}
+
+// distance is the restricted Damerau-Levenshtein distance, without regard to
+// the case of ASCII letters beyond a first difference: "Users" is at 1 from
+// "users" however many letters differ in case alone.
+func distance(a, b string) int {
+	if a != b && lower(a) == lower(b) {
+		return 1
+	}
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}
+
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
