@@ -86,10 +86,13 @@ func (c Config) withDefaults() Config {
 		c.ElectionTimeout = 300 * time.Millisecond
 	}
 	if c.FS == nil {
-		c.FS = vfs.Default
+		c.FS = vfs.OS()
 	}
 	if c.FreeSpace == nil {
-		c.FreeSpace = func(dir string) (uint64, error) { return vfs.FreeBytes(c.FS, dir) }
+		c.FreeSpace = func(dir string) (uint64, error) {
+			s, err := vfs.SpaceOf(c.FS, dir)
+			return s.FreeBytes, err
+		}
 	}
 	return c
 }

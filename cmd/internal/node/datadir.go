@@ -112,12 +112,7 @@ func (d *dataDir) create(node string) error {
 func (d *dataDir) Close() error { return d.lock.Close() }
 
 func (d *dataDir) readJSON(name string, v any) error {
-	f, err := d.fs.Open(filepath.Join(d.path, name))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 64<<20))
+	b, err := vfs.ReadFile(d.fs, filepath.Join(d.path, name), 64<<20)
 	if err != nil {
 		return err
 	}
@@ -130,18 +125,15 @@ func (d *dataDir) writeJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return vfs.WriteFileAtomic(d.fs, filepath.Join(d.path, name), append(b, '\n'))
+	return vfs.WriteFile(d.fs, filepath.Join(d.path, name), append(b, '\n'))
 }
 
 func canWrite(fs vfs.FS, dir string) bool {
 	name := filepath.Join(dir, ".probe")
-	f, err := fs.Create(name, "idb-probe")
-	if err != nil {
+	if err := vfs.WriteFile(fs, name, nil); err != nil {
 		return false
 	}
-	f.Close()
-	_ = fs.Remove(name)
-	return true
+	return fs.Remove(name) == nil
 }
 
 // cause drops the "open /path:" that the message around it already says.
