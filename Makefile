@@ -1,0 +1,55 @@
+# ImpossibleDB. `make` builds; `make help` lists the targets.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X github.com/impossibledb/idb/cmd/internal/node.Version=$(VERSION)
+
+# What `make fuzz` gives each target, and `make soak` in all.
+FUZZTIME ?= 20s
+SOAKTIME ?= 10m
+
+.PHONY: build
+build: ## build bin/idb
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/idb ./cmd/idb
+
+.PHONY: demo
+demo: build ## three nodes, a cluster, the cities of the world; until Ctrl-C (DEMO_ONCE=1: ends by itself)
+	@bash scripts/demo.sh
+
+.PHONY: test
+test: ## all tests (about five minutes on two cores)
+	$(GO) test -timeout 20m ./...
+
+.PHONY: race
+race: ## all tests under the race detector (slow)
+	$(GO) test -race -short -timeout 60m ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@FUZZTIME=$(FUZZTIME) bash scripts/fuzz.sh
+
+.PHONY: golden
+golden: ## write golden output anew; review the diff
+	IDB_TEST_GOLDEN=write $(GO) test -count=1 $$(bash scripts/golden-packages.sh)
+	@git --no-pager diff --stat -- '*testdata*'
+
+.PHONY: bench
+bench: ## benchmarks of the packages (scripts/compare races the whole against other databases)
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: check
+check: ## gofmt, vet, staticcheck, known vulnerabilities
+	@bash scripts/check.sh
+
+.PHONY: soak
+soak: build ## mixed load and random kills for SOAKTIME, judged by checkers
+	SOAKTIME=$(SOAKTIME) bash scripts/soak.sh
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf bin
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
