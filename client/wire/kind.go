@@ -1,5 +1,7 @@
 package wire
 
+import "strconv"
+
 // Kind says what a frame asks for. An answer carries the kind of its request.
 // Numbers are part of the protocol and never change meaning.
 type Kind uint8
@@ -42,3 +44,52 @@ const (
 	KindGroupClock    Kind = 76 // one group's clock, leadership confirmed
 	KindGroupCommand  Kind = 77 // an administrative command for one group's leader
 )
+
+// firstPeerKind and lastKind bound the kinds of nodes.
+const (
+	firstPeerKind Kind = 64
+	lastKind      Kind = 127
+)
+
+// Peer says that only nodes send requests of this kind.
+func (k Kind) Peer() bool { return k >= firstPeerKind && k <= lastKind }
+
+var kindNames = map[Kind]string{
+	KindHello:            "hello",
+	KindPing:             "ping",
+	KindTopology:         "topology",
+	KindWrite:            "write",
+	KindGet:              "get",
+	KindScan:             "scan",
+	KindCount:            "count",
+	KindHistory:          "history",
+	KindCreateCollection: "create_collection",
+	KindDropCollection:   "drop_collection",
+	KindClusterInit:      "cluster_init",
+	KindClusterStatus:    "cluster_status",
+	KindNodeStatus:       "node_status",
+	KindSettings:         "settings",
+	KindCancel:           "cancel",
+	KindPeerHello:        "peer_hello",
+	KindRaftAppend:       "raft_append",
+	KindRaftVote:         "raft_vote",
+	KindRaftPreVote:      "raft_pre_vote",
+	KindRaftTimeout:      "raft_timeout",
+	KindRaftSnapshot:     "raft_snapshot",
+	KindConfirm:          "confirm",
+	KindPlacement:        "placement",
+	KindPlacementWait:    "placement_wait",
+	KindAdopt:            "adopt",
+	KindGroupScan:        "group_scan",
+	KindGroupCount:       "group_count",
+	KindGroupClock:       "group_clock",
+	KindGroupCommand:     "group_command",
+}
+
+// String is the kind's name, as in metrics, or its number.
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return strconv.Itoa(int(k))
+}

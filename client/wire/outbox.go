@@ -1,0 +1,288 @@
+package wire
+
+import (
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// outbox is the sending half of a connection. Frames are appended to one
+// buffer; one goroutine at a time writes all that is there with one system
+// call, while the next frames gather in a second buffer:
+//
+//	send, send, send → | queued | → | being written | → socket
+//
+// Writing is the work of a goroutine of its own, except that a sender that is
+// alone writes its frame itself, without waiting (tryWrite): this saves a
+// lone caller the switch to the writer and back.
+//
+// Invariant: at most one goroutine writes (busy), so bytes keep their order.
+type outbox struct {
+	nc  net.Conn
+	raw *tryWriter // nil: the connection is not a socket
+	// failed is told once why nothing can be sent any more.
+	failed func(error)
+	// limit is how many bytes may be queued before senders wait.
+	limit int
+
+	mu     sync.Mutex
+	queued []byte // frames not yet taken for writing
+	spare  []byte // the other buffer, empty
+	rest   []byte // what a lone sender could not write at once
+	busy   bool   // someone is writing, or the writer has been woken
+	err    error  // set once; nothing is sent after it
+	taken  uint64 // bytes ever taken for writing
+	added  uint64 // bytes ever appended
+	room   chan struct{}
+	idle   chan struct{} // closed when nothing is queued any more; nil: nobody asks
+
+	wake chan struct{} // one signal to the writer
+	stop chan struct{} // closed by fail
+
+	// For a watcher that looks for a peer that does not read.
+	written atomic.Uint64 // bytes ever written
+	backlog atomic.Int64  // bytes appended and not yet written
+}
+
+// keepBuffer is how large a write buffer is kept after use.
+const keepBuffer = 256 << 10
+
+func newOutbox(nc net.Conn, limit int, failed func(error)) *outbox {
+	return &outbox{
+		nc:     nc,
+		raw:    newTryWriter(nc),
+		failed: failed,
+		limit:  limit,
+		wake:   make(chan struct{}, 1),
+		stop:   make(chan struct{}),
+	}
+}
+
+// send queues a frame, and gives its start as a position in the stream. Alone
+// says that the sender expects no other frame soon. An error says that the
+// frame was not queued.
+func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
+	o.mu.Lock()
+	if o.err != nil {
+		o.mu.Unlock()
+		return 0, o.err
+	}
+	before := len(o.queued)
+	o.queued = AppendFrame(o.queued, f)
+	size := len(o.queued) - before
+	start = o.added
+	o.added += uint64(size)
+	o.backlog.Add(int64(size))
+	if o.busy {
+		o.mu.Unlock()
+		return start, nil
+	}
+	o.busy = true
+	if !alone || o.raw == nil {
+		o.mu.Unlock()
+		o.wake <- struct{}{} // never blocks: busy was false, so none is pending
+		return start, nil
+	}
+	buf := o.takeLocked()
+	o.mu.Unlock()
+
+	n, err := o.raw.write(buf)
+	o.wrote(n)
+	if err != nil {
+		o.fail(err)
+		return start, nil // taken: the peer may have it
+	}
+	o.mu.Lock()
+	if n < len(buf) {
+		o.rest = buf[n:]
+	} else {
+		o.recycleLocked(buf)
+		if len(o.queued) == 0 {
+			o.restLocked()
+			o.mu.Unlock()
+			return start, nil
+		}
+	}
+	o.mu.Unlock()
+	o.wake <- struct{}{}
+	return start, nil
+}
+
+// takeLocked takes all that is queued.
+func (o *outbox) takeLocked() []byte {
+	buf := o.queued
+	o.queued, o.spare = o.spare[:0], nil
+	o.taken += uint64(len(buf))
+	return buf
+}
+
+func (o *outbox) recycleLocked(buf []byte) {
+	if cap(buf) <= keepBuffer {
+		o.spare = buf[:0]
+	}
+	if o.room != nil && len(o.queued) < o.limit {
+		close(o.room)
+		o.room = nil
+	}
+}
+
+// restLocked ends the writing: nothing is queued.
+func (o *outbox) restLocked() {
+	o.busy = false
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+}
+
+func (o *outbox) wrote(n int) {
+	o.written.Add(uint64(n))
+	o.backlog.Add(-int64(n))
+}
+
+// run is the writer. It ends with fail.
+func (o *outbox) run() {
+	for {
+		select {
+		case <-o.wake:
+		case <-o.stop:
+			return
+		}
+		// Whoever is ready to send now may do so first: one write for all.
+		runtime.Gosched()
+		o.mu.Lock()
+		for o.err == nil {
+			buf := o.rest
+			o.rest = nil
+			if len(buf) == 0 {
+				if len(o.queued) == 0 {
+					o.restLocked()
+					break
+				}
+				buf = o.takeLocked()
+			}
+			o.mu.Unlock()
+			if err := o.write(buf); err != nil {
+				o.fail(err)
+				return
+			}
+			runtime.Gosched()
+			o.mu.Lock()
+			o.recycleLocked(buf)
+		}
+		o.mu.Unlock()
+	}
+}
+
+// writePiece is how much is written at once, so that a watcher sees progress.
+const writePiece = 256 << 10
+
+func (o *outbox) write(buf []byte) error {
+	for len(buf) > 0 {
+		n, err := o.nc.Write(buf[:min(len(buf), writePiece)])
+		o.wrote(n)
+		if err != nil {
+			return err
+		}
+		buf = buf[n:]
+	}
+	return nil
+}
+
+// fail ends the sending for good. It does not close the connection.
+func (o *outbox) fail(err error) {
+	o.mu.Lock()
+	if o.err != nil {
+		o.mu.Unlock()
+		return
+	}
+	o.err = err
+	close(o.stop)
+	if o.room != nil {
+		close(o.room)
+		o.room = nil
+	}
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+	o.mu.Unlock()
+	o.failed(err)
+}
+
+// sent says that a frame that begins at start may have reached the peer.
+func (o *outbox) sent(start uint64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.taken > start
+}
+
+// full gives a channel to wait on while there is more queued than the limit;
+// it is nil when there is room.
+func (o *outbox) full() <-chan struct{} {
+	if o.backlog.Load() < int64(o.limit) {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil || len(o.queued) < o.limit {
+		return nil
+	}
+	if o.room == nil {
+		o.room = make(chan struct{})
+	}
+	return o.room
+}
+
+// drained gives a channel that is closed when everything is written, or
+// nothing will be any more; nil when that is so now.
+func (o *outbox) drained() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil || !o.busy {
+		return nil
+	}
+	if o.idle == nil {
+		o.idle = make(chan struct{})
+	}
+	return o.idle
+}
+
+// tryWriter writes to a socket as much as fits without waiting.
+type tryWriter struct {
+	conn syscall.RawConn
+	// The arguments and results of one write: a closure made once and reused,
+	// so that a write allocates nothing. Guarded by outbox.busy.
+	buf  []byte
+	n    int
+	err  error
+	once func(fd uintptr) bool
+}
+
+func newTryWriter(nc net.Conn) *tryWriter {
+	sc, ok := nc.(syscall.Conn)
+	if !ok || !canTryWrite {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	w := &tryWriter{conn: raw}
+	w.once = func(fd uintptr) bool {
+		w.n, w.err = writeNow(fd, w.buf)
+		return true // done, whatever was written
+	}
+	return w
+}
+
+func (w *tryWriter) write(buf []byte) (int, error) {
+	w.buf, w.n, w.err = buf, 0, nil
+	if err := w.conn.Write(w.once); err != nil {
+		return 0, err
+	}
+	w.buf = nil
+	return w.n, w.err
+}
