@@ -43,7 +43,7 @@ func Decode(body []byte, m Message) error {
 		if errors.As(err, &refusal) {
 			return refusal
 		}
-		return refuse(CodeBadRequest, "message: %s: %v", nameOf(m), err)
+		return Refuse(CodeBadRequest, "message: %s: %v", nameOf(m), err)
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func (r *reader) list(what string) (n int, outer uint32) {
 		return 0, 0
 	}
 	if r.left > MaxItems {
-		r.fail(refuse(CodeTooManyItems, "message: %d %s, at most %d in one request (send several)", r.left, what, MaxItems))
+		r.fail(Refuse(CodeTooManyItems, "message: %d %s, at most %d in one request (send several)", r.left, what, MaxItems))
 		return 0, 0
 	}
 	return int(r.left), outer

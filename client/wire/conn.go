@@ -18,7 +18,8 @@ type ConnOptions struct {
 	// wait. More than the server allows is refused there. Zero means
 	// MaxInFlight; Handshake lowers it to the server's.
 	MaxInFlight int
-	// MaxFrame is the largest frame accepted, in bytes. Zero means MaxFrameBytes.
+	// MaxFrame is the largest frame accepted and sent, in bytes; Handshake
+	// lowers what is sent to what the server takes. Zero means MaxFrameBytes.
 	MaxFrame int
 	// MaxQueued is how many bytes wait to be sent before callers wait too.
 	// Zero means 4 MiB.
@@ -130,6 +131,10 @@ type Conn struct {
 	seen   uint64      // in.received when keepAlive looked last
 	pinged bool        // keepAlive has asked for a sign of life
 
+	// Calls that wait no more, for the next ones. Not shared by connections:
+	// a channel belongs to the test bubble it was made in.
+	calls sync.Pool
+
 	done chan struct{}  // closed when the connection has failed
 	bg   sync.WaitGroup // the reader, the writer, and keepAlive while armed
 }
@@ -156,8 +161,6 @@ type call struct {
 	last   bool
 }
 
-var calls = sync.Pool{New: func() any { return &call{ready: make(chan struct{}, 1)} }}
-
 const (
 	slotBits = 16
 	// pingSlot is of keepAlive's own requests, which take part in no limit.
@@ -177,7 +180,7 @@ func NewConn(nc net.Conn, o ConnOptions) *Conn {
 	}
 	c.out = newOutbox(nc, o.MaxQueued, c.fail)
 	c.in = frameReader{src: nc, max: o.MaxFrame}
-	c.sendLimit.Store(MaxFrameBytes)
+	c.sendLimit.Store(int64(o.MaxFrame))
 	c.bg.Add(2)
 	go func() {
 		defer c.bg.Done()
@@ -209,7 +212,7 @@ func (c *Conn) Handshake(ctx context.Context, hello Hello) (HelloReply, error) {
 		return HelloReply{}, err
 	}
 	if reply.Version < hello.MinVersion || reply.Version > hello.MaxVersion {
-		return HelloReply{}, refuse(CodeBadVersion, "hello: the server chose protocol version %d, offered were %d to %d",
+		return HelloReply{}, Refuse(CodeBadVersion, "hello: the server chose protocol version %d, offered were %d to %d",
 			reply.Version, hello.MinVersion, hello.MaxVersion)
 	}
 	c.mu.Lock()
@@ -218,7 +221,7 @@ func (c *Conn) Handshake(ctx context.Context, hello Hello) (HelloReply, error) {
 	if n := int(reply.MaxInFlight); n > 0 && n < c.max {
 		c.max = n
 	}
-	if n := int64(reply.MaxFrame); n > 0 && n < MaxFrameBytes {
+	if n := int64(reply.MaxFrame); n > 0 && n < c.sendLimit.Load() {
 		c.sendLimit.Store(n)
 	}
 	return reply, nil
@@ -277,8 +280,11 @@ func (c *Conn) Do(ctx context.Context, kind Kind, request, reply Message) error 
 // error is an *Error if the server refused, or a *ConnError if there is no
 // answer. The end of ctx cancels the request on the server too.
 func (c *Conn) Call(ctx context.Context, kind Kind, body []byte) ([]byte, error) {
-	w := calls.Get().(*call)
-	defer w.release()
+	w, _ := c.calls.Get().(*call)
+	if w == nil {
+		w = &call{ready: make(chan struct{}, 1)}
+	}
+	defer c.release(w)
 	id, begin, err := c.start(ctx, w, kind, body)
 	if err != nil {
 		return nil, err
@@ -301,9 +307,9 @@ func (c *Conn) Call(ctx context.Context, kind Kind, body []byte) ([]byte, error)
 	return w.body, w.err
 }
 
-func (w *call) release() {
+func (c *Conn) release(w *call) {
 	*w = call{ready: w.ready}
-	calls.Put(w)
+	c.calls.Put(w)
 }
 
 // Stream sends a request and gives each part of its answer to each, in order,
@@ -350,7 +356,7 @@ func (c *Conn) Stream(ctx context.Context, kind Kind, body []byte, each func(par
 // in what was sent.
 func (c *Conn) start(ctx context.Context, w *call, kind Kind, body []byte) (id, begin uint64, err error) {
 	if size, limit := int64(len(body)+FrameOverhead), c.sendLimit.Load(); size > limit {
-		return 0, 0, refuse(CodeFrameTooLarge, "request: %d bytes, the server accepts %d (send less in one request)", size, limit)
+		return 0, 0, Refuse(CodeFrameTooLarge, "request: %d bytes, the server accepts %d (send less in one request)", size, limit)
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, 0, &ConnError{Err: err}

@@ -157,7 +157,7 @@ func list[T any](f *fields, what string, s *[]T, visit func(*T)) {
 		return
 	}
 	if n > maxListed {
-		f.fail(refuse(CodeTooManyItems, "message: %d %s, at most %d", n, what, maxListed))
+		f.fail(Refuse(CodeTooManyItems, "message: %d %s, at most %d", n, what, maxListed))
 		return
 	}
 	outer := f.left

@@ -16,7 +16,7 @@ const (
 	DefaultDocumentSize = 1 << 20  // what it accepts by default
 	MaxDepth            = 64       // nesting of arrays and maps in a document
 	MaxItems            = 10_000   // items of one bulk write or IDs of one get
-	MaxElements         = 1 << 20  // values in one frame
+	MaxElements         = 4 << 20  // values in one frame
 	MaxIDBytes          = 512
 	MaxCollectionBytes  = 64
 	MaxInFlight         = 1024 // requests of one connection

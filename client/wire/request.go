@@ -115,8 +115,8 @@ func (p *Responder) finish(flags uint8, body []byte, code Code) error {
 	if p.answered {
 		return ErrAnswered
 	}
-	if len(body)+FrameOverhead > MaxFrameBytes {
-		return p.Fail(refuse(CodeFrameTooLarge, "the answer has %d bytes, a frame holds %d (ask for less at once)", len(body), MaxFrameBytes-FrameOverhead))
+	if limit := p.r.session.answerLimit(); len(body)+FrameOverhead > limit {
+		return p.Fail(Refuse(CodeFrameTooLarge, "the answer has %d bytes, a frame holds %d (ask for less at once)", len(body), limit-FrameOverhead))
 	}
 	p.answered, p.code = true, code
 	return p.send(flags, body)

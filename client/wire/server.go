@@ -42,6 +42,9 @@ type ServerOptions struct {
 	// MaxInFlight is how many requests one connection may have in service;
 	// more are refused with TooManyRequests. Zero means MaxInFlight.
 	MaxInFlight int
+	// MaxRequests is how many requests all connections together may have in
+	// service; more are refused with Overloaded. Zero means 65536.
+	MaxRequests int
 	// MaxFrame is the largest frame accepted, in bytes. Zero means MaxFrameBytes.
 	MaxFrame int
 	// MaxQueued is how many bytes of answers wait on one connection for a slow
@@ -88,6 +91,7 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	}
 	set(&o.MaxConns, 4096)
 	set(&o.MaxInFlight, MaxInFlight)
+	set(&o.MaxRequests, 1<<16)
 	set(&o.MaxFrame, MaxFrameBytes)
 	set(&o.MaxQueued, 1<<20)
 	if o.MaxRequestBytes <= 0 {

@@ -96,7 +96,7 @@ func (e *refusedError) Error() string { return e.refusal.Message }
 func (ss *session) read() error {
 	var f Frame
 	if ss.tooMany {
-		return &refusedError{refusal: refuse(CodeTooManyConns, "this node serves %d connections already, which is its limit (try another node, or close some)", ss.server.o.MaxConns)}
+		return &refusedError{refusal: Refuse(CodeTooManyConns, "this node serves %d connections already, which is its limit (try another node, or close some)", ss.server.o.MaxConns)}
 	}
 	if err := ss.next(&f); err != nil {
 		return err
@@ -131,10 +131,10 @@ func (ss *session) next(f *Frame) error {
 		return err
 	}
 	if f.Flags != 0 {
-		return &refusedError{f.Kind, f.Request, refuse(CodeBadRequest, "frame: flags 0x%02x on a request, they are for answers", f.Flags)}
+		return &refusedError{f.Kind, f.Request, Refuse(CodeBadRequest, "frame: flags 0x%02x on a request, they are for answers", f.Flags)}
 	}
 	if f.Request == 0 {
-		return &refusedError{f.Kind, 0, refuse(CodeBadRequest, "frame: request ID 0 stands for the connection, requests begin at 1")}
+		return &refusedError{f.Kind, 0, Refuse(CodeBadRequest, "frame: request ID 0 stands for the connection, requests begin at 1")}
 	}
 	return nil
 }
@@ -161,11 +161,11 @@ func (ss *session) hello(f *Frame) error {
 		ss.info.Peer = true
 		body, refusal = o.PeerHello(&ss.info, f.Body)
 	case f.Kind == KindPeerHello:
-		refusal = refuse(CodeUnsupported, "hello: this port is for clients, nodes have one of their own (see --peer-addr)")
+		refusal = Refuse(CodeUnsupported, "hello: this port is for clients, nodes have one of their own (see --peer-addr)")
 	case f.Kind == KindHello:
-		refusal = refuse(CodeUnsupported, "hello: this port is for nodes, clients have one of their own (see --client-addr)")
+		refusal = Refuse(CodeUnsupported, "hello: this port is for nodes, clients have one of their own (see --client-addr)")
 	default:
-		refusal = refuse(CodeBadRequest, "hello: the first frame is of kind %s, it must be a hello", f.Kind)
+		refusal = Refuse(CodeBadRequest, "hello: the first frame is of kind %s, it must be a hello", f.Kind)
 	}
 	if refusal != nil {
 		return &refusedError{f.Kind, f.Request, refusal}
@@ -180,10 +180,10 @@ func (ss *session) clientHello(body []byte) ([]byte, *Error) {
 		return nil, err.(*Error)
 	}
 	if hello.Magic != Magic {
-		return nil, refuse(CodeBadRequest, "hello: magic is %.16q, it must be %q (is this an ImpossibleDB client?)", hello.Magic, Magic)
+		return nil, Refuse(CodeBadRequest, "hello: magic is %.16q, it must be %q (is this an ImpossibleDB client?)", hello.Magic, Magic)
 	}
 	if hello.MinVersion > ProtocolVersion || hello.MaxVersion < ProtocolVersion || hello.MinVersion > hello.MaxVersion {
-		return nil, refuse(CodeBadVersion, "hello: the client speaks protocol versions %d to %d, this server %d (upgrade the older one)",
+		return nil, Refuse(CodeBadVersion, "hello: the client speaks protocol versions %d to %d, this server %d (upgrade the older one)",
 			hello.MinVersion, hello.MaxVersion, ProtocolVersion)
 	}
 	o := &ss.server.o
@@ -213,17 +213,21 @@ func (ss *session) take(f *Frame) error {
 		ss.cancel(f.Request)
 		return nil
 	case f.Kind == KindHello || f.Kind == KindPeerHello:
-		return &refusedError{f.Kind, f.Request, refuse(CodeBadRequest, "hello: a second one on one connection")}
+		return &refusedError{f.Kind, f.Request, Refuse(CodeBadRequest, "hello: a second one on one connection")}
 	case f.Kind == 0 || f.Kind > lastKind || f.Kind > KindCancel && f.Kind < firstPeerKind:
-		return ss.turnDown(f, refuse(CodeUnsupported, "request: kind %d is not known to this server (is it older than the client?)", f.Kind))
+		return ss.turnDown(f, Refuse(CodeUnsupported, "request: kind %d is not known to this server (is it older than the client?)", f.Kind))
 	case f.Kind.Peer() && !ss.info.Peer:
-		return ss.turnDown(f, refuse(CodeUnsupported, "request: kind %s is for nodes only", f.Kind))
+		return ss.turnDown(f, Refuse(CodeUnsupported, "request: kind %s is for nodes only", f.Kind))
 	}
 	// Counted first, then asked: Drain sees this request, or it sees Drain.
 	ss.server.began(len(f.Body))
 	if ss.server.draining.Load() {
 		ss.server.finished(len(f.Body))
-		return ss.turnDown(f, refuse(CodeShuttingDown, "this node is shutting down (ask another one)"))
+		return ss.turnDown(f, Refuse(CodeShuttingDown, "this node is shutting down (ask another one)"))
+	}
+	if ss.server.inFlight.Load() > int64(ss.server.o.MaxRequests) {
+		ss.server.finished(len(f.Body))
+		return ss.turnDown(f, Refuse(CodeOverloaded, "this node serves %d requests already, which is its limit (retry, or ask another node)", ss.server.o.MaxRequests))
 	}
 	r := &inFlight{session: ss}
 	r.request = Request{Kind: f.Kind, ID: f.Request, Body: f.Body, Conn: &ss.info}
@@ -246,12 +250,12 @@ func (ss *session) take(f *Frame) error {
 	if _, twice := ss.open[f.Request]; twice {
 		ss.mu.Unlock()
 		ss.server.finished(len(f.Body))
-		return &refusedError{f.Kind, 0, refuse(CodeBadRequest, "request: ID %d is of a request that is still open", f.Request)}
+		return &refusedError{f.Kind, 0, Refuse(CodeBadRequest, "request: ID %d is of a request that is still open", f.Request)}
 	}
 	if len(ss.open) >= ss.server.o.MaxInFlight {
 		ss.mu.Unlock()
 		ss.server.finished(len(f.Body))
-		return ss.turnDown(f, refuse(CodeTooManyRequests, "request: %d are open on this connection, which is the limit (wait for answers)", ss.server.o.MaxInFlight))
+		return ss.turnDown(f, Refuse(CodeTooManyRequests, "request: %d are open on this connection, which is the limit (wait for answers)", ss.server.o.MaxInFlight))
 	}
 	ss.open[f.Request] = r
 	ss.serving.Add(1)
@@ -277,7 +281,7 @@ func (ss *session) serve(r *inFlight) {
 	s := ss.server
 	s.o.Handler.ServeWire(&r.lifetime, &r.request, &r.responder)
 	if !r.responder.answered {
-		_ = r.responder.Fail(refuse(CodeInternal, "request: kind %s got no answer from its handler", r.request.Kind))
+		_ = r.responder.Fail(Refuse(CodeInternal, "request: kind %s got no answer from its handler", r.request.Kind))
 	}
 	r.lifetime.end(context.Canceled)
 	s.finished(len(r.request.Body))
@@ -304,6 +308,15 @@ func (ss *session) answer(r *inFlight, flags uint8, body []byte) error {
 		return fmt.Errorf("wire: the client is gone: %w", err)
 	}
 	return nil
+}
+
+// answerLimit is the largest frame that the other side accepts: nodes agree on
+// their own limit, every client takes the protocol's.
+func (ss *session) answerLimit() int {
+	if ss.info.Peer {
+		return ss.server.o.MaxFrame
+	}
+	return MaxFrameBytes
 }
 
 // cancel ends a request's context. It may have been answered already.

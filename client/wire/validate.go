@@ -1,9 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-	"fmt"
-)
+import "encoding/binary"
 
 // envelopeDepth is how deep a message's own arrays go around a document:
 // message, items, item; some room is left for messages to come.
@@ -48,18 +45,18 @@ func Validate(body []byte) error {
 		pending += kids
 		total += kids
 		if pending > uint64(len(b)) {
-			return refuse(CodeBadRequest, "message: byte %d announces %d values, only %d bytes are left", len(body)-len(b), kids, len(b))
+			return Refuse(CodeBadRequest, "message: byte %d announces %d values, only %d bytes are left", len(body)-len(b), kids, len(b))
 		}
 		if total > MaxElements {
-			return refuse(CodeTooManyItems, "message: more than %d values in one frame (send several smaller requests)", MaxElements)
+			return Refuse(CodeTooManyItems, "message: more than %d values in one frame (send several smaller requests)", MaxElements)
 		}
 		if depth++; depth == len(left) {
-			return refuse(CodeTooDeep, "message: nested deeper than %d (flatten the document)", MaxDepth)
+			return Refuse(CodeTooDeep, "message: nested deeper than %d (flatten the document)", MaxDepth)
 		}
 		left[depth] = uint32(kids)
 	}
 	if len(b) != 0 {
-		return refuse(CodeBadRequest, "message: %d bytes after its end", len(b))
+		return Refuse(CodeBadRequest, "message: %d bytes after its end", len(b))
 	}
 	return nil
 }
@@ -68,15 +65,11 @@ func badValue(body, rest []byte, size uint64) error {
 	at := len(body) - len(rest)
 	switch {
 	case len(rest) == 0:
-		return refuse(CodeBadRequest, "message: ends at byte %d where a value should be", at)
+		return Refuse(CodeBadRequest, "message: ends at byte %d where a value should be", at)
 	case size == 0:
-		return refuse(CodeBadRequest, "message: byte %d is 0x%02x, which begins no msgpack value", at, rest[0])
+		return Refuse(CodeBadRequest, "message: byte %d is 0x%02x, which begins no msgpack value", at, rest[0])
 	}
-	return refuse(CodeBadRequest, "message: the value at byte %d is cut: it needs %d bytes, %d are left", at, size, len(rest))
-}
-
-func refuse(code Code, format string, args ...any) *Error {
-	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+	return Refuse(CodeBadRequest, "message: the value at byte %d is cut: it needs %d bytes, %d are left", at, size, len(rest))
 }
 
 // head measures the value at the start of b: its size without the values
