@@ -116,10 +116,11 @@ func drive(ctx context.Context, p Peer) {
 func makeOp(p Peer, w int) func(context.Context) (byte, int, error) {
 	rng := newRand(int64(w)*7919 + time.Now().UnixNano())
 	next := chooser(rng, *fDist, *fN)
+	encode := encoding(p)
 	buf := make([]byte, 0, *fSize+64)
 	put := func(ctx context.Context) (byte, int, error) {
 		i := next()
-		buf = appendDoc(buf[:0], i, rng, *fSize)
+		buf = encode(buf[:0], i, rng, *fSize)
 		return 'u', 0, p.Put(ctx, w, key(i), buf)
 	}
 	get := func(ctx context.Context) (byte, int, error) {
@@ -160,7 +161,7 @@ func makeOp(p Peer, w int) func(context.Context) (byte, int, error) {
 		return func(ctx context.Context) (byte, int, error) {
 			i := next()
 			n, err := c.RMW(ctx, w, key(i), func([]byte) []byte {
-				buf = appendDoc(buf[:0], i, rng, *fSize)
+				buf = encode(buf[:0], i, rng, *fSize)
 				return buf
 			})
 			return 'u', n, err
@@ -179,7 +180,7 @@ func makeOp(p Peer, w int) func(context.Context) (byte, int, error) {
 		n, t0 := 0, time.Now().UnixNano()
 		return func(ctx context.Context) (byte, int, error) {
 			n++
-			buf = appendDoc(buf[:0], 10_000_000+w*100_000+n, rng, *fSize)
+			buf = encode(buf[:0], 10_000_000+w*100_000+n, rng, *fSize)
 			return 'u', 0, need[Inserter](p).Insert(ctx, w, fmt.Sprintf("new%d-%d-%d", t0, w, n), buf)
 		}
 	}

@@ -26,6 +26,12 @@ type Peer interface {
 
 // The rest is optional; a workload that needs it asserts for it.
 type (
+	Encoder interface { // values in the peer's own encoding instead of JSON
+		AppendDoc(b []byte, i int, r *rand.Rand, size int) []byte
+	}
+	Placer interface { // peers with many leaders: the index in Endpoints of a key's
+		LedBy(context.Context) (func(key string) int, error)
+	}
 	StaleGetter interface {
 		GetStale(ctx context.Context, w int, key string) ([]byte, error)
 	}
@@ -60,6 +66,14 @@ func need[T any](p Peer) T {
 		log.Fatalf("peer %s does not offer what workload %s needs", *fPeer, *fWork)
 	}
 	return t
+}
+
+// encoding is how values are made for a peer.
+func encoding(p Peer) func(b []byte, i int, r *rand.Rand, size int) []byte {
+	if e, ok := p.(Encoder); ok {
+		return e.AppendDoc
+	}
+	return appendDoc
 }
 
 const initialBalance = 1000

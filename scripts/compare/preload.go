@@ -15,6 +15,7 @@ func preload(ctx context.Context, p Peer) {
 	if isBatch {
 		size = b.BatchSize()
 	}
+	encode := encoding(p)
 	var next atomic.Int64
 	var firstErr atomic.Value
 	var wg sync.WaitGroup
@@ -33,7 +34,7 @@ func preload(ctx context.Context, p Peer) {
 				var vs [][]byte
 				for i := lo; i < hi; i++ {
 					ks = append(ks, key(i))
-					vs = append(vs, appendDoc(nil, i, rng, *fSize))
+					vs = append(vs, encode(nil, i, rng, *fSize))
 				}
 				var err error
 				for try := 0; try < 20 && ctx.Err() == nil; try++ {
