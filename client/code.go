@@ -1,0 +1,44 @@
+package client
+
+import (
+	"github.com/impossibledb/idb/client/doc"
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// The types that callers meet, by the name they use.
+type (
+	// D is a document as a map.
+	D = doc.D
+	// Raw is a value in canonical encoding: what is stored and sent. Taken as
+	// input it is not encoded again, asked for as output it is not decoded.
+	Raw = doc.Raw
+	// Timestamp orders versions and reads as a wall time.
+	Timestamp = hlc.Timestamp
+	// RequestID names one write for ever.
+	RequestID = wire.RequestID
+	// Cost is what an answer took.
+	Cost = wire.Cost
+	// Code is the stable number of an outcome.
+	Code = wire.Code
+
+	// CollectionOptions are fixed when a collection is created.
+	CollectionOptions = wire.CollectionOptions
+	// CollectionInfo describes a collection.
+	CollectionInfo = wire.CollectionInfo
+	// Settings are the cluster's.
+	Settings = wire.Settings
+	// Topology is the placement map, the nodes and the catalog.
+	Topology = wire.Topology
+	// ClusterStatus is every node's answer, or why there is none.
+	ClusterStatus = wire.ClusterStatus
+	// NodeStatus is what one node knows of itself.
+	NodeStatus = wire.NodeStatus
+	// InitRequest forms a cluster.
+	InitRequest = wire.ClusterInitRequest
+	// InitReply says what was formed.
+	InitReply = wire.ClusterInitReply
+)
+
+// RetainForever as CollectionOptions.RetentionSeconds keeps all history.
+const RetainForever = wire.RetainForever

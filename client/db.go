@@ -1,0 +1,276 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/impossibledb/idb/client/route"
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// DB is a connection to a cluster. It is safe for concurrent use; one per
+// process is enough.
+type DB struct {
+	c       *route.Cluster
+	timeout time.Duration
+}
+
+// Dial connects to a cluster: "idb://host:port,host:port/?timeout=10s", or the
+// bare list of addresses. Some of the nodes are enough, the rest is learned.
+// Without a port it is 7400. The options of the URL are timeout,
+// connect_timeout, silence, connections, cluster and name.
+//
+// Dial tries until one node answers or ctx ends (5s if it has no deadline). A
+// node that belongs to no cluster yet is enough, so that InitCluster can be
+// called; other operations then fail with ErrNotInitialised.
+func Dial(ctx context.Context, target string, opts ...Option) (*DB, error) {
+	cfg, err := parse(target)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range opts {
+		o(&cfg)
+	}
+	if _, ok := ctx.Deadline(); !ok && cfg.connectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, cfg.connectTimeout)
+		defer cancel()
+	}
+	c, err := route.Open(ctx, cfg.route)
+	if err != nil {
+		var refusal *wire.Error
+		if errors.As(err, &refusal) {
+			e := ofRefusal(refusal, "dial", "", "")
+			e.Message = fmt.Sprintf("connect to %s: %v", strings.Join(cfg.route.Addrs, ", "), err)
+			return nil, e
+		}
+		return nil, &Error{
+			Code: wire.CodeUnavailable, Op: "dial",
+			Message: fmt.Sprintf("connect to %s: %v", strings.Join(cfg.route.Addrs, ", "), err),
+			causes:  []error{err},
+		}
+	}
+	return &DB{c: c, timeout: cfg.timeout}, nil
+}
+
+// Close ends all connections and goroutines. Operations under way fail with
+// ErrClosed; writes among them may also be ErrOutcomeUnknown.
+func (db *DB) Close() error {
+	db.c.Close()
+	return nil
+}
+
+// Collection is a handle of a collection; it costs nothing and asks no server.
+// The first write to a collection that does not exist creates it, unless the
+// cluster's settings demand CreateCollection.
+func (db *DB) Collection(name string) *Collection {
+	return &Collection{db: db, name: name}
+}
+
+// NewRequestID is a fresh ID for WithRequestID. It carries the servers' time
+// of now and is remembered by them for some minutes at least.
+func (db *DB) NewRequestID() RequestID {
+	id := RequestID{Time: uint64(db.c.Clock().Now())}
+	_, _ = rand.Read(id.Random[:]) // never fails
+	return id
+}
+
+// Now is the estimate of the servers' clock.
+func (db *DB) Now() Timestamp { return db.c.Clock().Now() }
+
+// Stats are what this client has done since Dial.
+func (db *DB) Stats() route.Counts { return db.c.Counts() }
+
+// Ping asks any node for a sign of life.
+func (db *DB) Ping(ctx context.Context) error {
+	return db.control(ctx, "ping", wire.KindPing, nil, nil)
+}
+
+// Topology fetches the placement map, the nodes and the catalog.
+func (db *DB) Topology(ctx context.Context) (*Topology, error) {
+	var t Topology
+	if err := db.control(ctx, "topology", wire.KindTopology, &wire.TopologyRequest{}, &t); err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
+// Status asks one node to ask all of them. It answers also while nodes are
+// down, and says which.
+func (db *DB) Status(ctx context.Context) (*ClusterStatus, error) {
+	var s ClusterStatus
+	if err := db.control(ctx, "status", wire.KindClusterStatus, nil, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// NodeStatus is the status of whichever node answers: with one address, of that
+// node also before it belongs to a cluster.
+func (db *DB) NodeStatus(ctx context.Context) (*NodeStatus, error) {
+	var s NodeStatus
+	if err := db.control(ctx, "node status", wire.KindNodeStatus, nil, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// InitCluster forms a cluster of nodes. It can be repeated after any
+// interruption, through any of the nodes.
+func (db *DB) InitCluster(ctx context.Context, req InitRequest) (*InitReply, error) {
+	var reply InitReply
+	x := control{ask: &req, answer: &reply}
+	ctx, cancel := db.bound(ctx)
+	err := db.c.Do(ctx, wire.KindClusterInit, true, &x)
+	if err != nil {
+		e := ofFailure(err, "cluster init", "", "")
+		if cancel != nil {
+			cancel()
+		}
+		return nil, e
+	}
+	// The map is fresh; have it here too before the first operation.
+	_ = db.c.Refresh(ctx)
+	if cancel != nil {
+		cancel()
+	}
+	return &reply, nil
+}
+
+// Settings reads the cluster's settings.
+func (db *DB) Settings(ctx context.Context) (Settings, error) {
+	t, err := db.Topology(ctx)
+	if err != nil {
+		return Settings{}, err
+	}
+	return t.Settings, nil
+}
+
+// SetSettings changes the cluster's settings and answers with all of them.
+func (db *DB) SetSettings(ctx context.Context, s Settings) (Settings, error) {
+	var out Settings
+	err := db.control(ctx, "settings", wire.KindSettings, &s, &out)
+	return out, err
+}
+
+// Collections lists the catalog by name.
+func (db *DB) Collections(ctx context.Context) ([]CollectionInfo, error) {
+	t, err := db.Topology(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := slices.DeleteFunc(t.Collections, func(c CollectionInfo) bool { return c.Dropping })
+	slices.SortFunc(list, func(a, b CollectionInfo) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// DescribeCollection is one entry of the catalog.
+func (db *DB) DescribeCollection(ctx context.Context, name string) (CollectionInfo, error) {
+	list, err := db.Collections(ctx)
+	if err != nil {
+		return CollectionInfo{}, err
+	}
+	var names []string
+	for _, c := range list {
+		if c.Name == name {
+			return c, nil
+		}
+		names = append(names, c.Name)
+	}
+	hint := "there are none yet"
+	if len(names) > 0 {
+		hint = "there are: " + strings.Join(names[:min(len(names), 10)], ", ")
+		if len(names) > 10 {
+			hint += ", …"
+		}
+	}
+	return CollectionInfo{}, refused(wire.CodeCollectionNotFound, "describe", name, "", "no such collection; %s", hint)
+}
+
+// CreateCollection creates a collection. It is done as well if one with the
+// same options exists; with other options it is an ErrConflict.
+func (db *DB) CreateCollection(ctx context.Context, name string, o CollectionOptions) (CollectionInfo, error) {
+	var info CollectionInfo
+	err := db.controlNamed(ctx, "create collection", name, wire.KindCreateCollection,
+		&wire.CreateCollectionRequest{Name: name, Options: o}, &info)
+	if err != nil {
+		return info, err
+	}
+	if v := db.c.View(); v == nil || v.Collection(name) == nil {
+		_ = db.c.Refresh(ctx)
+	}
+	return info, nil
+}
+
+// DropCollection removes a collection, its documents and its history. The name
+// is free at once; the space comes back in the background.
+func (db *DB) DropCollection(ctx context.Context, name string) error {
+	var info CollectionInfo
+	x := control{ask: &wire.DropCollectionRequest{Name: name}, answer: &info}
+	ctx, cancel := db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	err := db.c.Do(ctx, wire.KindDropCollection, true, &x)
+	if err == nil {
+		return nil
+	}
+	// An earlier attempt of ours, whose answer was lost, may be why it is gone;
+	// it is what was asked for in any case.
+	var f *route.Failure
+	if errors.As(err, &f) && f.Unknown && f.Ended == nil && f.Refusal != nil && f.Refusal.Code == wire.CodeCollectionNotFound {
+		return nil
+	}
+	return ofFailure(err, "drop collection", name, "")
+}
+
+// bound gives ctx the default timeout if it has none.
+func (db *DB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return db.c.Bound(ctx, db.timeout)
+}
+
+func (db *DB) control(ctx context.Context, op string, kind wire.Kind, ask, answer wire.Message) error {
+	return db.controlNamed(ctx, op, "", kind, ask, answer)
+}
+
+// controlNamed is a request that any node answers and that may be repeated.
+func (db *DB) controlNamed(ctx context.Context, op, collection string, kind wire.Kind, ask, answer wire.Message) error {
+	x := control{ask: ask, answer: answer}
+	ctx, cancel := db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	mutates := kind == wire.KindCreateCollection || kind == wire.KindSettings
+	if err := db.c.Do(ctx, kind, mutates, &x); err != nil {
+		return ofFailure(err, op, collection, "")
+	}
+	return nil
+}
+
+// control is the exchange of a message that any node answers.
+type control struct{ ask, answer wire.Message }
+
+func (x *control) Place(*route.View) (uint32, bool) { return 0, false }
+
+func (x *control) Append(dst []byte, _ uint64, _ bool) []byte { return wire.Append(dst, x.ask) }
+
+func (x *control) Read(body []byte, _ bool) error {
+	if x.answer == nil {
+		return nil
+	}
+	return route.BadAnswer(wire.Decode(body, x.answer))
+}
+
+func endOf(t time.Time) Timestamp { return hlc.EndOf(t) }
+
+func asError(err error) (*Error, bool) {
+	var e *Error
+	ok := errors.As(err, &e)
+	return e, ok
+}

@@ -1,0 +1,134 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/impossibledb/idb/client/wire"
+)
+
+// pollGrace is how much later than it promised a node may answer a poll.
+const pollGrace = 5 * time.Second
+
+// watch asks one node after the other for a topology newer than ours. While no
+// node can be reached it goes back to the addresses the client was given.
+func (c *Cluster) watch() {
+	wait := backoff{min: 50 * time.Millisecond, max: 2 * time.Second}
+	for c.base.Err() == nil {
+		var not *node
+		if !c.reachable() {
+			_ = c.seek(c.base)
+		}
+		ctx, cancel := context.WithTimeout(c.base, c.opt.Poll+pollGrace)
+		n, err := c.anyNode(ctx, not)
+		if err == nil {
+			began := time.Now()
+			err = c.poll(ctx, n, c.opt.Poll)
+			if err == nil && time.Since(began) > wait.min {
+				wait.reset()
+				cancel()
+				continue
+			}
+			// An answer at once, again and again, is a node that does not hold
+			// polls: it is asked at the pace of a failing one.
+		}
+		cancel()
+		if c.sleep(c.base, wait.next()) != nil {
+			return
+		}
+	}
+}
+
+// poll asks one node for a newer topology, which it may hold back for hold.
+func (c *Cluster) poll(ctx context.Context, n *node, hold time.Duration) error {
+	conn, err := n.pick(ctx)
+	if err != nil {
+		return err
+	}
+	var ask wire.TopologyRequest
+	if v := c.view.Load(); v != nil && hold > 0 {
+		ask = wire.TopologyRequest{
+			HaveEpoch:   v.Topology.Epoch,
+			HaveCatalog: v.Topology.Catalog,
+			WaitMillis:  uint32(hold / time.Millisecond),
+		}
+	}
+	var t wire.Topology
+	if err := conn.Do(ctx, wire.KindTopology, &ask, &t); err != nil {
+		return err
+	}
+	c.install(&t)
+	return nil
+}
+
+// refresh asks nodes for their topology until one answers, or until one has an
+// epoch of at least want. It ends early with the refusal of a node that has none.
+func (c *Cluster) refresh(ctx context.Context, want uint64) error {
+	var not *node
+	var last error
+	wait := backoff{min: 10 * time.Millisecond, max: 100 * time.Millisecond}
+	for try := 0; try <= 2*max(1, c.nodeCount()); try++ {
+		n, err := c.anyNode(ctx, not)
+		if err != nil {
+			return errors.Join(last, err)
+		}
+		if last = c.poll(ctx, n, 0); last == nil {
+			if v := c.view.Load(); v != nil && v.Topology.Epoch >= want {
+				return nil
+			}
+		}
+		not = n
+		var refusal *wire.Error
+		if errors.As(last, &refusal) && refusal.Code == wire.CodeNotInitialised && c.view.Load() == nil {
+			return last
+		}
+		if err := c.sleep(ctx, wait.next()); err != nil {
+			return errors.Join(last, err)
+		}
+	}
+	return last
+}
+
+// flight lets many callers share one call.
+type flight struct {
+	mu   sync.Mutex
+	done chan struct{} // nil: nobody is under way
+}
+
+// hurryUp bounds how long a request waits for a newer topology before it is
+// simply sent again.
+const hurryUp = time.Second
+
+// hurry fetches a topology of at least the epoch, now; callers share one fetch.
+func (c *Cluster) hurry(ctx context.Context, want uint64) {
+	c.refreshing.mu.Lock()
+	done := c.refreshing.done
+	if done == nil {
+		done = make(chan struct{})
+		c.refreshing.done = done
+		if !c.start(func() {
+			ctx, cancel := context.WithTimeout(c.base, hurryUp)
+			_ = c.refresh(ctx, want)
+			cancel()
+			c.refreshing.mu.Lock()
+			c.refreshing.done = nil
+			c.refreshing.mu.Unlock()
+			close(done)
+		}) {
+			c.refreshing.done = nil
+			close(done)
+		}
+	}
+	c.refreshing.mu.Unlock()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-c.base.Done():
+	}
+}
+
+// Refresh fetches the topology now. It is how a caller sees a change that it
+// has just made.
+func (c *Cluster) Refresh(ctx context.Context) error { return c.refresh(ctx, 0) }
