@@ -34,7 +34,11 @@ type Write struct {
 	Partition  placement.PartitionID
 	Epoch      placement.Epoch
 	Collection placement.CollectionID
-	Item       wire.WriteItem // ID, operation, body, conditions, request ID
+	// MaxBytes is the largest body that may result, as the leader is configured;
+	// it travels with the command because Apply must not look at a replica's own
+	// settings. 0: wire.DefaultDocumentSize.
+	MaxBytes uint32
+	Item     wire.WriteItem // ID, operation, body, conditions, request ID
 }
 
 // Own gives the group partitions, from an epoch on. It is the group's first
@@ -65,7 +69,7 @@ type HistoryHorizon struct {
 // horizon. The leader found them; Apply checks each again and removes only
 // what is superseded and below the horizon.
 type Collect struct {
-	Keys [][]byte // storage keys without the group prefix
+	Keys [][]byte // storage keys of document versions, without the group
 }
 
 // Drop removes a collection's documents, history and counts and refuses later

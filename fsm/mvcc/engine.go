@@ -1,0 +1,286 @@
+package mvcc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/impossibledb/idb/fsm/vfs"
+	"github.com/impossibledb/idb/placement"
+)
+
+// ErrClosed is returned by an engine that was closed.
+var ErrClosed = errors.New("mvcc: the state engine is closed")
+
+// engineFormat is the newest format that tables are written in. Raising it is
+// an upgrade that an older program cannot open again.
+const engineFormat = pebble.FormatValueSeparation
+
+// EngineOptions configure the state engine. The zero value works.
+type EngineOptions struct {
+	// FS holds the files. Nil means the operating system's.
+	FS vfs.FS
+
+	// MemTableBytes is the size of one memory table; up to three exist at a
+	// time. Small ones cost more compaction, large ones memory and a longer
+	// replay of the log after a crash. Zero means 16 MiB.
+	MemTableBytes int
+
+	// CacheBytes is the cache of blocks read from tables. Zero means 48 MiB.
+	CacheBytes int64
+
+	// Logger receives the engine's events. Nil is silent.
+	Logger hclog.Logger
+
+	// OnFatal is called when the engine cannot go on (a failed write or sync of
+	// its files, a damaged table). The process must end: what is not on disk
+	// yet may never get there. Called once, from any goroutine. Nil panics.
+	OnFatal func(error)
+}
+
+func (o EngineOptions) withDefaults() EngineOptions {
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+	if o.MemTableBytes == 0 {
+		o.MemTableBytes = 16 << 20
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 48 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	if o.OnFatal == nil {
+		o.OnFatal = func(err error) { panic(err) }
+	}
+	return o
+}
+
+// Engine is the node's one state engine, shared by all its groups. It has no
+// write-ahead log: a crash takes it back to some earlier state, whole batches
+// at a time and in their order, and the Raft log brings it forward again.
+//
+// Methods are safe for concurrent use; batches of one group must come from one
+// goroutine at a time.
+type Engine struct {
+	dir  string
+	opts EngineOptions
+	db   *pebble.DB
+	po   *pebble.Options // for writing tables to ingest
+
+	fatal sync.Once
+
+	// open is held for reading while the engine is used; Close takes it for
+	// writing, so that it waits for readers instead of pulling the files away.
+	open   sync.RWMutex
+	closed bool // guarded by open
+
+	// flushMu is held during a flush. flushes counts started ones, so that
+	// groups which ask at the same time share one.
+	flushMu  sync.Mutex
+	flushes  atomic.Uint64
+	flushErr error // of the last flush; guarded by flushMu
+}
+
+// OpenEngine opens or creates the engine in dir.
+func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
+	e := &Engine{dir: dir, opts: opts.withDefaults()}
+	if err := vfs.MakeDir(e.opts.FS, dir); err != nil {
+		return nil, fmt.Errorf("state engine: %w", err)
+	}
+	e.po = e.pebbleOptions()
+	db, err := pebble.Open(dir, e.po)
+	if err != nil {
+		return nil, fmt.Errorf("state engine in %s: %w", dir, err)
+	}
+	e.db = db
+	return e, nil
+}
+
+func (e *Engine) pebbleOptions() *pebble.Options {
+	po := &pebble.Options{
+		FS:                          e.opts.FS,
+		Comparer:                    comparer,
+		FormatMajorVersion:          engineFormat,
+		DisableWAL:                  true,
+		CacheSize:                   e.opts.CacheBytes,
+		MemTableSize:                uint64(e.opts.MemTableBytes),
+		MemTableStopWritesThreshold: 3,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       32,
+		LBaseMaxBytes:               128 << 20,
+		MaxOpenFiles:                512,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      engineLogger{e},
+		EventListener: &pebble.EventListener{
+			BackgroundError: e.die,
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { e.die(fmt.Errorf("damaged table %s: %w", i.Path, i.Details)) },
+			WriteStallBegin: func(i pebble.WriteStallBeginInfo) { e.opts.Logger.Warn("writes stalled", "reason", i.Reason) },
+			WriteStallEnd:   func() { e.opts.Logger.Info("writes go on") },
+		},
+	}
+	// Ingested tables would wait behind a memory table in a queue that only the
+	// write-ahead log makes durable. Without one the ingest must flush first.
+	po.Experimental.DisableIngestAsFlushable = func() bool { return true }
+	po.TargetFileSizes[0] = 4 << 20
+	for i := range po.Levels {
+		l := &po.Levels[i]
+		l.BlockSize = 8 << 10
+		l.IndexBlockSize = 32 << 10
+		l.FilterPolicy = bloom.FilterPolicy(10)
+		l.Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+	}
+	po.EnsureDefaults()
+	return po
+}
+
+// Dir is the engine's directory.
+func (e *Engine) Dir() string { return e.dir }
+
+// FS is the engine's file system.
+func (e *Engine) FS() vfs.FS { return e.opts.FS }
+
+// Close flushes, waits for readers and closes the files. After a fatal error it
+// must not be called: the process is to end.
+func (e *Engine) Close() error {
+	e.open.Lock()
+	defer e.open.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	return errors.Join(e.db.Flush(), e.db.Close())
+}
+
+// acquire keeps the engine open until release.
+func (e *Engine) acquire() error {
+	e.open.RLock()
+	if e.closed {
+		e.open.RUnlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+func (e *Engine) release() { e.open.RUnlock() }
+
+// die reports the first fatal error.
+func (e *Engine) die(err error) {
+	e.fatal.Do(func() { e.opts.OnFatal(fmt.Errorf("state engine in %s: %w", e.dir, err)) })
+}
+
+// Flush makes everything committed before the call durable. Callers that come
+// while one flush runs share the next.
+func (e *Engine) Flush() error {
+	if err := e.acquire(); err != nil {
+		return err
+	}
+	defer e.release()
+	mine := e.flushes.Load() + 1 // the first that starts after this call
+	e.flushMu.Lock()
+	defer e.flushMu.Unlock()
+	if e.flushes.Load() >= mine {
+		return e.flushErr
+	}
+	e.flushes.Add(1)
+	e.flushErr = e.db.Flush()
+	return e.flushErr
+}
+
+// flushSoon starts a flush and does not wait for it.
+func (e *Engine) flushSoon() error {
+	_, err := e.db.AsyncFlush()
+	return err
+}
+
+// EngineMetrics are what a node reports about its state engine.
+type EngineMetrics struct {
+	DiskBytes          uint64 // tables, obsolete ones that wait for removal included
+	MemTableBytes      uint64
+	CacheBytes         int64
+	CacheHits          int64
+	CacheMisses        int64
+	FlushedBytes       uint64 // written by flushes
+	CompactedBytes     uint64 // written by compactions
+	CompactionDebt     uint64
+	CompactionsRunning int64
+	ReadAmplification  int
+	Tables             int64
+}
+
+// Metrics are the engine's counters.
+func (e *Engine) Metrics() (EngineMetrics, error) {
+	if err := e.acquire(); err != nil {
+		return EngineMetrics{}, err
+	}
+	defer e.release()
+	m := e.db.Metrics()
+	total := m.Total()
+	return EngineMetrics{
+		DiskBytes:          m.DiskSpaceUsage(),
+		MemTableBytes:      m.MemTable.Size,
+		CacheBytes:         m.BlockCache.Size,
+		CacheHits:          m.BlockCache.Hits,
+		CacheMisses:        m.BlockCache.Misses,
+		FlushedBytes:       total.TableBytesFlushed,
+		CompactedBytes:     total.TableBytesCompacted,
+		CompactionDebt:     m.Compact.EstimatedDebt,
+		CompactionsRunning: m.Compact.NumInProgress,
+		ReadAmplification:  m.ReadAmp(),
+		Tables:             total.TablesCount,
+	}, nil
+}
+
+// Check reads the whole engine and verifies the order of its tables.
+func (e *Engine) Check() error {
+	if err := e.acquire(); err != nil {
+		return err
+	}
+	defer e.release()
+	return e.db.CheckLevels(nil)
+}
+
+// replace swaps a group's span for the tables at paths, in one durable step.
+func (e *Engine) replace(g placement.GroupID, paths []string) error {
+	if err := e.acquire(); err != nil {
+		return err
+	}
+	defer e.release()
+	start, end := GroupSpan(g)
+	_, err := e.db.IngestAndExcise(context.Background(), paths, nil, nil, pebble.KeyRange{Start: start, End: end})
+	return err
+}
+
+// RemoveGroup removes everything of a group, durably.
+func (e *Engine) RemoveGroup(g placement.GroupID) error { return e.replace(g, nil) }
+
+// engineLogger passes the engine's words on. Its Fatalf must not return; the
+// process is about to end, so the goroutine waits for that.
+type engineLogger struct{ e *Engine }
+
+func (l engineLogger) Infof(format string, args ...any) {
+	if l.e.opts.Logger.IsTrace() {
+		l.e.opts.Logger.Trace(fmt.Sprintf(format, args...))
+	}
+}
+
+func (l engineLogger) Errorf(format string, args ...any) {
+	l.e.opts.Logger.Error("state engine", "error", fmt.Sprintf(format, args...))
+}
+
+func (l engineLogger) Fatalf(format string, args ...any) {
+	l.e.die(fmt.Errorf(format, args...))
+	select {}
+}
+
+// isNotExist says that a file is missing.
+func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }

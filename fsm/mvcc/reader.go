@@ -1,0 +1,201 @@
+package mvcc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Reader reads one state of the engine: the one at its creation. It keeps the
+// engine open and old tables on disk, so it is closed soon. Not safe for
+// concurrent use.
+//
+// Bodies in the rows that it returns are the engine's memory, valid until the
+// next call.
+type Reader struct {
+	e   *Engine
+	it  *pebble.Iterator
+	key []byte // scratch
+
+	// Keys counts the rows looked at.
+	Keys uint64
+}
+
+// NewReader reads everything of a group. The filters of the lowest level are
+// used only if most looked-up keys are expected to be absent or new.
+func (e *Engine) NewReader(g placement.GroupID, expectAbsent bool) (*Reader, error) {
+	start, end := GroupSpan(g)
+	return e.newReader(&pebble.IterOptions{LowerBound: start, UpperBound: end, UseL6Filters: expectAbsent})
+}
+
+func (e *Engine) newReader(o *pebble.IterOptions) (*Reader, error) {
+	if err := e.acquire(); err != nil {
+		return nil, err
+	}
+	it, err := e.db.NewIter(o)
+	if err != nil {
+		e.release()
+		return nil, err
+	}
+	return &Reader{e: e, it: it}, nil
+}
+
+// Close lets the engine go on.
+func (r *Reader) Close() error {
+	err := r.it.Close()
+	r.e.release()
+	return err
+}
+
+// Get reads a row that has no versions. The value is the engine's memory.
+func (r *Reader) Get(key []byte) (value []byte, found bool, err error) {
+	r.Keys++
+	if !r.it.SeekPrefixGE(key) {
+		return nil, false, r.it.Error()
+	}
+	value, err = r.it.ValueAndErr()
+	return value, err == nil, err
+}
+
+// Each calls fn with every key and value of [start, end). Both are the
+// engine's memory.
+func (r *Reader) Each(start, end []byte, fn func(key, value []byte) error) error {
+	for ok := r.it.SeekGE(start); ok && bytes.Compare(r.it.Key(), end) < 0; ok = r.it.Next() {
+		r.Keys++
+		v, err := r.it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if err := fn(r.it.Key(), v); err != nil {
+			return err
+		}
+	}
+	return r.it.Error()
+}
+
+// Newest is the newest version of the document with this key (AppendDocument),
+// a tombstone included.
+func (r *Reader) Newest(doc []byte) (Row, bool, error) {
+	r.Keys++
+	if !r.it.SeekPrefixGE(doc) {
+		return Row{}, false, r.it.Error()
+	}
+	row, err := r.row()
+	return row, err == nil, err
+}
+
+// AtTime is the version that was current at ts.
+func (r *Reader) AtTime(doc []byte, ts hlc.Timestamp) (Row, bool, error) {
+	r.Keys++
+	r.key = AppendTime(append(r.key[:0], doc...), ts)
+	if !r.it.SeekPrefixGE(r.key) {
+		return Row{}, false, r.it.Error()
+	}
+	row, err := r.row()
+	return row, err == nil, err
+}
+
+// Versions calls fn with the document's versions, newest first, until fn
+// answers false.
+func (r *Reader) Versions(doc []byte, fn func(Row) (more bool, err error)) error {
+	for ok := r.it.SeekPrefixGE(doc); ok; ok = r.it.Next() {
+		r.Keys++
+		row, err := r.row()
+		if err != nil {
+			return err
+		}
+		if more, err := fn(row); err != nil || !more {
+			return err
+		}
+	}
+	return r.it.Error()
+}
+
+// Neighbours says what lies around the document version with this full key:
+// whether it exists, when it was superseded (0: it is the newest), and whether
+// an older version lies under it, those that gone knows left out. The row is
+// the version's own, without its body.
+func (r *Reader) Neighbours(key []byte, gone func(key []byte) bool) (row Row, superseded hlc.Timestamp, older, found bool, err error) {
+	n := split(key)
+	doc := key[:n]
+	if r.it.SeekLT(key) && bytes.HasPrefix(r.it.Key(), doc) {
+		superseded = timeOf(r.it.Key())
+	}
+	if err := r.it.Error(); err != nil {
+		return Row{}, 0, false, false, err
+	}
+	r.Keys += 2
+	if !r.it.SeekGE(key) || !bytes.Equal(r.it.Key(), key) {
+		return Row{}, 0, false, false, r.it.Error()
+	}
+	if row, err = r.row(); err != nil {
+		return Row{}, 0, false, false, err
+	}
+	row.Body = nil
+	for !older && r.it.Next() && bytes.HasPrefix(r.it.Key(), doc) {
+		r.Keys++
+		older = !gone(r.it.Key())
+	}
+	return row, superseded, older, true, r.it.Error()
+}
+
+// Version is a step of EachVersion.
+type Version struct {
+	Doc    []byte // the document's key
+	Time   hlc.Timestamp
+	Newest bool
+	r      *Reader
+}
+
+// Row reads the version itself.
+func (v Version) Row() (Row, error) { return v.r.row() }
+
+// EachVersion calls fn with every version in [start, end), newest first within
+// a document, until fn answers false. Values are read only if asked for.
+func (r *Reader) EachVersion(start, end []byte, fn func(Version) (more bool, err error)) error {
+	var doc []byte
+	for ok := r.it.SeekGE(start); ok && bytes.Compare(r.it.Key(), end) < 0; ok = r.it.Next() {
+		r.Keys++
+		key := r.it.Key()
+		n := split(key)
+		v := Version{Time: timeOf(key), Newest: !bytes.Equal(doc, key[:n]), r: r}
+		if v.Newest {
+			doc = append(doc[:0], key[:n]...)
+		}
+		v.Doc = doc
+		if more, err := fn(v); err != nil || !more {
+			return err
+		}
+	}
+	return r.it.Error()
+}
+
+// row decodes the version that the iterator is at.
+func (r *Reader) row() (Row, error) {
+	v, err := r.it.ValueAndErr()
+	if err != nil {
+		return Row{}, err
+	}
+	row, err := DecodeRow(v)
+	if err != nil {
+		return Row{}, fmt.Errorf("key %x: %w", r.it.Key(), err)
+	}
+	row.Updated = timeOf(r.it.Key())
+	return row, nil
+}
+
+// DurableGet reads a row as it would be found after a crash now.
+func (e *Engine) DurableGet(key []byte) (value []byte, found bool, err error) {
+	r, err := e.newReader(&pebble.IterOptions{OnlyReadGuaranteedDurable: true})
+	if err != nil {
+		return nil, false, err
+	}
+	v, found, err := r.Get(key)
+	value = append(value, v...)
+	return value, found, errors.Join(err, r.Close())
+}

@@ -1,0 +1,290 @@
+package fsm
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// ReadKey names a document and the map it was found by.
+type ReadKey struct {
+	Partition  placement.PartitionID
+	Epoch      placement.Epoch
+	Collection placement.CollectionID
+	ID         string
+}
+
+// At says which version to read: the newest, if it is zero.
+type At struct {
+	Version uint64
+	Time    hlc.Timestamp // as of then; whether that is stable is the caller's business
+}
+
+// readable refuses what this replica must not answer.
+func (m *Machine) readable(c placement.CollectionID) error {
+	if err := m.Err(); err != nil {
+		return refuse(wire.CodeInternal, "the replica is halted")
+	}
+	if _, dropped := m.view.Load().dropped[c]; dropped {
+		return refuse(wire.CodeCollectionNotFound, "the collection was dropped")
+	}
+	return nil
+}
+
+// retained refuses times of which some history may be gone.
+func (m *Machine) retained(c placement.CollectionID, at hlc.Timestamp) error {
+	if at != 0 && at < m.view.Load().horizons[c] {
+		return refuse(wire.CodeHistoryExpired, "that time is past the retention window")
+	}
+	return nil
+}
+
+// Get reads one document. A document that does not exist is a CodeNotFound; a
+// version or time that it did not exist at, CodeVersionNotFound; one that is
+// no longer kept, CodeHistoryExpired.
+func (m *Machine) Get(k ReadKey, at At, noBody bool) (wire.Document, error) {
+	var d wire.Document
+	var answer error
+	err := m.GetMany([]ReadKey{k}, at, noBody, func(_ int, doc wire.Document, err error) { d, answer = doc, err })
+	return d, errors.Join(err, answer)
+}
+
+// GetMany reads documents from one state, and calls fn with each, in order.
+func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
+	r, err := m.engine.NewReader(m.group, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var key []byte
+	for i := range keys {
+		k := &keys[i]
+		key = mvcc.AppendDocument(key[:0], m.group, k.Partition, k.Collection, k.ID)
+		d, err := m.get(r, k, key, at, noBody)
+		fn(i, d, err)
+	}
+	return nil
+}
+
+func (m *Machine) get(r *mvcc.Reader, k *ReadKey, key []byte, at At, noBody bool) (d wire.Document, err error) {
+	if err := m.readable(k.Collection); err != nil {
+		return d, err
+	}
+	if err := m.check(k.Partition, k.Epoch); err != nil {
+		return d, err
+	}
+	if err := m.retained(k.Collection, at.Time); err != nil {
+		return d, err
+	}
+	var row mvcc.Row
+	var found bool
+	none := wire.CodeNotFound
+	switch {
+	case at.Version != 0:
+		return m.getVersion(r, k, key, at.Version, noBody)
+	case at.Time != 0:
+		none = wire.CodeVersionNotFound
+		row, found, err = r.AtTime(key, at.Time)
+	default:
+		row, found, err = r.Newest(key)
+	}
+	if err != nil {
+		return d, err
+	}
+	if !found || row.Deleted {
+		return d, refuse(none, "")
+	}
+	return document(k.ID, &row, noBody), nil
+}
+
+func (m *Machine) getVersion(r *mvcc.Reader, k *ReadKey, key []byte, version uint64, noBody bool) (d wire.Document, err error) {
+	newest, hit := uint64(0), false
+	err = r.Versions(key, func(row mvcc.Row) (bool, error) {
+		newest = max(newest, row.Version)
+		if row.Version == version {
+			d, hit = document(k.ID, &row, noBody), true
+		}
+		return row.Version > version, nil
+	})
+	switch {
+	case err != nil:
+		return wire.Document{}, err
+	case newest == 0:
+		return d, refuse(wire.CodeNotFound, "")
+	case hit && d.Deleted:
+		return wire.Document{}, &Error{Code: wire.CodeVersionNotFound, Version: newest, Detail: "that version is a deletion"}
+	case hit:
+		return d, nil
+	case version > newest:
+		return d, &Error{Code: wire.CodeVersionNotFound, Version: newest, Detail: "the document has not had that version yet"}
+	default:
+		return d, &Error{Code: wire.CodeHistoryExpired, Version: newest, Detail: "that version is no longer kept"}
+	}
+}
+
+// document makes the answer, with a copy of the body.
+func document(id string, row *mvcc.Row, noBody bool) wire.Document {
+	d := wire.Document{ID: id, Version: row.Version, CreatedAt: uint64(row.Created), UpdatedAt: uint64(row.Updated), Deleted: row.Deleted}
+	if !noBody && !row.Deleted {
+		d.Body = append(make([]byte, 0, len(row.Body)), row.Body...)
+	}
+	return d
+}
+
+// History lists a document's kept versions below before (0: all), newest
+// first, deletions included; more says that older ones are left.
+func (m *Machine) History(k ReadKey, before uint64, limit int, noBody bool) (docs []wire.Document, more bool, err error) {
+	if err := m.readable(k.Collection); err != nil {
+		return nil, false, err
+	}
+	if err := m.check(k.Partition, k.Epoch); err != nil {
+		return nil, false, err
+	}
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	r, err := m.engine.NewReader(m.group, false)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	any, size := false, 0
+	key := mvcc.AppendDocument(nil, m.group, k.Partition, k.Collection, k.ID)
+	err = r.Versions(key, func(row mvcc.Row) (bool, error) {
+		any = true
+		if before != 0 && row.Version >= before {
+			return true, nil
+		}
+		if len(docs) >= limit || size >= defaultPageBytes {
+			more = true
+			return false, nil
+		}
+		d := document(k.ID, &row, noBody)
+		size += len(d.Body)
+		docs = append(docs, d)
+		return true, nil
+	})
+	if err == nil && !any {
+		err = refuse(wire.CodeNotFound, "")
+	}
+	return docs, more, err
+}
+
+// What a page holds at most when the caller does not say.
+const (
+	defaultPage      = 1000
+	defaultPageBytes = 4 << 20
+)
+
+// ScanSpec says what to scan.
+type ScanSpec struct {
+	Collection placement.CollectionID
+	Prefix     string // of the IDs
+	After      string // only IDs beyond this one (below it, in reverse)
+	Reverse    bool
+	Limit      int           // documents; 0: 1000
+	MaxBytes   int           // of IDs and bodies, the last document may pass it; 0: 4 MiB
+	At         hlc.Timestamp // 0: the newest versions
+	NoBody     bool
+	// Partitions to look in; nil: all that the group owns. One that it does
+	// not own is a CodeStaleEpoch.
+	Partitions []placement.PartitionID
+	// Epoch is the map that the scan was routed by; 0: not checked.
+	Epoch placement.Epoch
+}
+
+// partitions is where a scan looks.
+func (m *Machine) partitions(s *ScanSpec) ([]placement.PartitionID, error) {
+	v := m.view.Load()
+	if s.Partitions == nil {
+		return v.partitions, nil
+	}
+	for _, p := range s.Partitions {
+		epoch := s.Epoch
+		if epoch == 0 {
+			epoch = v.since[p]
+		}
+		if err := m.check(p, epoch); err != nil {
+			return nil, err
+		}
+	}
+	ps := slices.Clone(s.Partitions)
+	slices.Sort(ps)
+	return slices.Compact(ps), nil
+}
+
+// Scan reads a page of documents in order of ID, merged over partitions; more
+// says that there are others beyond the last one.
+func (m *Machine) Scan(s ScanSpec) (docs []wire.Document, more bool, cost wire.Cost, err error) {
+	if err := errors.Join(m.readable(s.Collection), m.retained(s.Collection, s.At)); err != nil {
+		return nil, false, cost, err
+	}
+	ps, err := m.partitions(&s)
+	if err != nil {
+		return nil, false, cost, err
+	}
+	limit, maxBytes := s.Limit, s.MaxBytes
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	if maxBytes <= 0 {
+		maxBytes = defaultPageBytes
+	}
+	r, err := m.engine.NewReader(m.group, false)
+	if err != nil {
+		return nil, false, cost, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	size := 0
+	spec := m.scan(&s, ps)
+	more, err = r.Merge(&spec, limit, s.NoBody, func(_ placement.PartitionID, id string, row mvcc.Row) bool {
+		size += len(id) + len(row.Body)
+		docs = append(docs, wire.Document{ID: id, Version: row.Version, CreatedAt: uint64(row.Created), UpdatedAt: uint64(row.Updated), Body: row.Body})
+		return len(docs) < limit && size < maxBytes
+	})
+	cost = wire.Cost{Groups: 1, Keys: r.Keys, Docs: uint64(len(docs)), Bytes: uint64(size), ReadVersion: uint64(s.At)}
+	return docs, more, cost, err
+}
+
+func (m *Machine) scan(s *ScanSpec, ps []placement.PartitionID) mvcc.Scan {
+	return mvcc.Scan{Group: m.group, Partitions: ps, Collection: s.Collection, Prefix: s.Prefix, After: s.After, Reverse: s.Reverse, At: s.At}
+}
+
+// Count is the kept number of a collection's live documents, and their bytes.
+func (m *Machine) Count(c placement.CollectionID) (docs, bytes uint64, err error) {
+	if err := m.readable(c); err != nil {
+		return 0, 0, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, p := range m.view.Load().partitions {
+		n := m.counts[countKey{p, c}]
+		docs += n.docs
+		bytes += n.bytes
+	}
+	return docs, bytes, nil
+}
+
+// CountPrefix counts by reading: documents with an ID prefix, as the spec's
+// Collection, Prefix, At and Partitions say.
+func (m *Machine) CountPrefix(s ScanSpec) (n uint64, cost wire.Cost, err error) {
+	if err := errors.Join(m.readable(s.Collection), m.retained(s.Collection, s.At)); err != nil {
+		return 0, cost, err
+	}
+	ps, err := m.partitions(&s)
+	if err != nil {
+		return 0, cost, err
+	}
+	r, err := m.engine.NewReader(m.group, false)
+	if err != nil {
+		return 0, cost, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	spec := m.scan(&s, ps)
+	n, err = r.Count(&spec)
+	return n, wire.Cost{Groups: 1, Keys: r.Keys, ReadVersion: uint64(s.At)}, err
+}

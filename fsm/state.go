@@ -1,0 +1,255 @@
+package fsm
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Small rows begin with a format byte, 1, and go on with u64 fields.
+const smallFormat = 1
+
+func appendSmall(dst []byte, fields ...uint64) []byte {
+	dst = append(dst, smallFormat)
+	for _, f := range fields {
+		dst = binary.BigEndian.AppendUint64(dst, f)
+	}
+	return dst
+}
+
+func decodeSmall(what string, b []byte, fields ...*uint64) error {
+	if len(b) > 0 && b[0] > smallFormat {
+		return fmt.Errorf("fsm: %s row of format %d: %w", what, b[0], ErrNewer)
+	}
+	if len(b) != 1+8*len(fields) || b[0] != smallFormat {
+		return fmt.Errorf("fsm: %s row %x: %w", what, b, ErrDamaged)
+	}
+	for i, f := range fields {
+		*f = binary.BigEndian.Uint64(b[1+8*i:])
+	}
+	return nil
+}
+
+// meta is the machine's scalar state: one row, written with every batch.
+type meta struct {
+	applied  uint64
+	term     uint64          // of the entry at applied
+	clock    hlc.Timestamp   // largest timestamp of an effect
+	ceiling  hlc.Timestamp   // none above was used or promised
+	requests hlc.Timestamp   // request IDs below are forgotten
+	epoch    placement.Epoch // of the last Own
+	digest   uint64          // of every entry up to applied
+}
+
+func (m *meta) append(dst []byte) []byte {
+	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest)
+}
+
+func (m *meta) decode(b []byte) error {
+	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest)
+}
+
+// view is what readers and writers look up in every operation. It is never
+// changed: a command that changes it makes another one.
+type view struct {
+	since      map[placement.PartitionID]placement.Epoch // owned partitions
+	partitions []placement.PartitionID                   // the same, in order
+	dropped    map[placement.CollectionID]struct{}
+	horizons   map[placement.CollectionID]hlc.Timestamp
+}
+
+func newView() *view {
+	return &view{
+		since:    map[placement.PartitionID]placement.Epoch{},
+		dropped:  map[placement.CollectionID]struct{}{},
+		horizons: map[placement.CollectionID]hlc.Timestamp{},
+	}
+}
+
+func (v *view) clone() *view {
+	return &view{
+		since:      maps.Clone(v.since),
+		partitions: slices.Clone(v.partitions),
+		dropped:    maps.Clone(v.dropped),
+		horizons:   maps.Clone(v.horizons),
+	}
+}
+
+// own adds a partition; it says whether that is new.
+func (v *view) own(p placement.PartitionID, epoch placement.Epoch) bool {
+	if _, ok := v.since[p]; ok {
+		return false
+	}
+	v.since[p] = epoch
+	at, _ := slices.BinarySearch(v.partitions, p)
+	v.partitions = slices.Insert(v.partitions, at, p)
+	return true
+}
+
+// check refuses what the group does not own, or was sent by a map from before
+// it did.
+func (v *view) check(p placement.PartitionID, epoch placement.Epoch) bool {
+	since, ok := v.since[p]
+	return ok && epoch >= since
+}
+
+// countKey is what counts are kept by.
+type countKey struct {
+	partition  placement.PartitionID
+	collection placement.CollectionID
+}
+
+func (k countKey) compare(o countKey) int {
+	return cmp.Or(cmp.Compare(k.partition, o.partition), cmp.Compare(k.collection, o.collection))
+}
+
+// counts are kept, never scanned.
+type counts struct {
+	docs  uint64 // live documents
+	bytes uint64 // of their IDs and bodies
+	rows  uint64 // versions, tombstones included
+}
+
+func (c *counts) append(dst []byte) []byte { return appendSmall(dst, c.docs, c.bytes, c.rows) }
+
+func (c *counts) decode(b []byte) error {
+	return decodeSmall("counts", b, &c.docs, &c.bytes, &c.rows)
+}
+
+// An answer is remembered under its request ID:
+//
+//	| format u8 = 1 | flags u8 | code u16 | version, time, created u64 | detail length u8 | detail | document |
+const (
+	answerFixed     = 1 + 1 + 2 + 3*8 + 1
+	answerCreated   = 1 << 0
+	answerHasDoc    = 1 << 1
+	maxAnswerDetail = 255
+)
+
+// appendAnswer appends what a retry needs to get the same answer. keepDoc says
+// that the document cannot be had from the retry itself.
+func appendAnswer(dst []byte, r *Result, keepDoc bool) []byte {
+	var flags byte
+	var code wire.Code
+	version := r.Wire.Version
+	if r.Wire.Created {
+		flags |= answerCreated
+	}
+	keepDoc = keepDoc && r.Wire.Doc != nil
+	if keepDoc {
+		flags |= answerHasDoc
+	}
+	if r.Wire.Error != nil {
+		code, version = r.Wire.Error.Code, r.Wire.Error.Version
+	}
+	detail := r.Detail[:min(len(r.Detail), maxAnswerDetail)]
+	dst = append(dst, smallFormat, flags)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
+	dst = binary.BigEndian.AppendUint64(dst, version)
+	dst = binary.BigEndian.AppendUint64(dst, r.Wire.Time)
+	dst = binary.BigEndian.AppendUint64(dst, r.Wire.CreatedAt)
+	dst = append(dst, byte(len(detail)))
+	dst = append(dst, detail...)
+	if keepDoc {
+		dst = append(dst, r.Wire.Doc...)
+	}
+	return dst
+}
+
+// decodeAnswer makes the result of a retry. The document is copied out of b.
+func decodeAnswer(b []byte, r *Result) error {
+	if len(b) > 0 && b[0] > smallFormat {
+		return fmt.Errorf("fsm: answer row of format %d: %w", b[0], ErrNewer)
+	}
+	if len(b) < answerFixed || b[0] != smallFormat || len(b) < answerFixed+int(b[answerFixed-1]) {
+		return fmt.Errorf("fsm: answer row of %d bytes: %w", len(b), ErrDamaged)
+	}
+	if b[1]&^(answerCreated|answerHasDoc) != 0 {
+		return fmt.Errorf("fsm: answer row with flags %#x: %w", b[1], ErrNewer)
+	}
+	code, version := wire.Code(binary.BigEndian.Uint16(b[2:])), binary.BigEndian.Uint64(b[4:])
+	*r = Result{Wire: wire.WriteResult{
+		Time:      binary.BigEndian.Uint64(b[12:]),
+		CreatedAt: binary.BigEndian.Uint64(b[20:]),
+		Created:   b[1]&answerCreated != 0,
+		Duplicate: true,
+	}}
+	if code == wire.CodeOK {
+		r.Wire.Version = version
+	} else {
+		r.Wire.Error = &wire.Error{Code: code, Version: version}
+	}
+	end := answerFixed + int(b[answerFixed-1])
+	r.Detail = string(b[answerFixed:end])
+	if b[1]&answerHasDoc != 0 {
+		r.Wire.Doc = append([]byte{}, b[end:]...)
+	}
+	return nil
+}
+
+// memory is everything the machine keeps in memory, as the rows say.
+type memory struct {
+	meta   meta
+	view   *view
+	counts map[countKey]counts
+}
+
+// loadMemory reads it.
+func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
+	r, err := e.NewReader(g, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	mem = &memory{view: newView(), counts: map[countKey]counts{}}
+	b, found, err := r.Get(mvcc.MetaKey(g))
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		if err := mem.meta.decode(b); err != nil {
+			return nil, err
+		}
+	}
+	each := func(k mvcc.Kind, fn func(key, value []byte) error) {
+		if err == nil {
+			start, end := mvcc.KindSpan(g, k)
+			err = r.Each(start, end, fn)
+		}
+	}
+	var n, m uint32
+	var v uint64
+	each(mvcc.KindOwned, func(key, value []byte) error {
+		err := errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("ownership", value, &v))
+		mem.view.own(placement.PartitionID(n), placement.Epoch(v))
+		return err
+	})
+	each(mvcc.KindCounts, func(key, value []byte) error {
+		var c counts
+		err := errors.Join(mvcc.DecodeNumbered(key, &n, &m), c.decode(value))
+		mem.counts[countKey{placement.PartitionID(n), placement.CollectionID(m)}] = c
+		return err
+	})
+	each(mvcc.KindDropped, func(key, value []byte) error {
+		err := errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("dropped", value))
+		mem.view.dropped[placement.CollectionID(n)] = struct{}{}
+		return err
+	})
+	each(mvcc.KindHorizon, func(key, value []byte) error {
+		err := errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("horizon", value, &v))
+		mem.view.horizons[placement.CollectionID(n)] = hlc.Timestamp(v)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mem, nil
+}

@@ -1,0 +1,305 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/impossibledb/idb/client/doc"
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/update"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// refusal is a definite "no" to a write: it is remembered like an effect.
+type refusal struct {
+	code    wire.Code
+	version uint64
+	detail  string
+}
+
+// write runs one write command. Its answer is folded into the digest: a
+// replica that answers otherwise has another state, whatever its rows say.
+func (a *applier) write(c *Command, r *Result) error {
+	w := c.Write
+	remember, keepDoc, err := a.decide(c, r)
+	if err != nil {
+		return err
+	}
+	var code wire.Code
+	version := r.Wire.Version
+	if r.Wire.Error != nil {
+		code, version = r.Wire.Error.Code, r.Wire.Error.Version
+	}
+	a.fold(opAnswer, nil, uint64(code), version, r.Wire.Time, r.Wire.CreatedAt)
+	if !remember {
+		return nil
+	}
+	id := &w.Item.RequestID
+	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, w.Partition, id.Time, &id.Random)
+	a.row = appendAnswer(a.row[:0], r, keepDoc)
+	a.requests[requestKeyOf(w)] = append([]byte(nil), a.row...)
+	return a.set(a.key, a.row)
+}
+
+// decide finds the answer, and makes the effect. remember says whether a retry
+// has to get the same one; keepDoc, whether the document must be kept for it.
+func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err error) {
+	w := c.Write
+	no := func(code wire.Code, version uint64, detail string) {
+		r.Wire.Error = &wire.Error{Code: code, Version: version}
+		r.Detail = detail
+	}
+
+	// Refusals that a retry meets again, or that say "ask elsewhere".
+	if !a.view.check(w.Partition, w.Epoch) {
+		no(wire.CodeStaleEpoch, 0, fmt.Sprintf("%s does not own partition %d at epoch %d", a.m.group, w.Partition, w.Epoch))
+		r.Wire.Error.Epoch = uint64(a.meta.epoch)
+		return false, false, nil
+	}
+	if code, detail := malformed(&w.Item); code != wire.CodeOK {
+		no(code, 0, detail)
+		return false, false, nil
+	}
+	if hlc.Timestamp(w.Item.RequestID.Time) < a.meta.requests {
+		no(wire.CodeOutcomeExpired, 0, "the request ID is older than what is remembered")
+		return false, false, nil
+	}
+	if known, err := a.known(w, r); err != nil || known {
+		return false, false, err
+	}
+	if _, dropped := a.view.dropped[w.Collection]; dropped {
+		no(wire.CodeCollectionNotFound, 0, "the collection was dropped")
+		return false, false, nil
+	}
+
+	refused, err := a.effect(c, r)
+	if err != nil {
+		return false, false, err
+	}
+	if refused != nil {
+		no(refused.code, refused.version, refused.detail)
+		return true, false, nil
+	}
+	bodyInRequest := w.Item.Op == wire.OpPut || w.Item.Op == wire.OpInsert
+	return true, !bodyInRequest, nil
+}
+
+// malformed finds what is wrong with a write whatever is stored.
+func malformed(w *wire.WriteItem) (wire.Code, string) {
+	switch {
+	case w.Op == 0:
+		return wire.CodeBadRequest, "a write without an operation"
+	case w.RequestID == wire.RequestID{}:
+		return wire.CodeBadRequest, "a write without a request ID"
+	case w.ID == "" || len(w.ID) > wire.MaxIDBytes || !utf8.ValidString(w.ID):
+		return wire.CodeBadID, fmt.Sprintf("an ID is 1 to %d bytes of UTF-8", wire.MaxIDBytes)
+	case (w.Op == wire.OpPut || w.Op == wire.OpInsert) && len(w.Body) == 0:
+		return wire.CodeBadDocument, "a write without a document"
+	case w.Op == wire.OpRestore && w.RestoreVersion == 0:
+		return wire.CodeBadRequest, "a restore without a version"
+	}
+	return wire.CodeOK, ""
+}
+
+func requestKeyOf(w *Write) (k requestKey) {
+	binary.BigEndian.PutUint32(k[:], uint32(w.Partition))
+	binary.BigEndian.PutUint64(k[4:], w.Item.RequestID.Time)
+	copy(k[12:], w.Item.RequestID.Random[:])
+	return k
+}
+
+// known answers a retry with the first attempt's answer.
+func (a *applier) known(w *Write, r *Result) (bool, error) {
+	answer, found := a.requests[requestKeyOf(w)]
+	if !found {
+		reader, err := a.read()
+		if err != nil {
+			return false, err
+		}
+		a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, w.Partition, w.Item.RequestID.Time, &w.Item.RequestID.Random)
+		if answer, found, err = reader.Get(a.key); err != nil || !found {
+			return false, err
+		}
+	}
+	if err := decodeAnswer(answer, r); err != nil {
+		return false, err
+	}
+	if r.Wire.Error == nil && w.Item.ReturnDoc && (w.Item.Op == wire.OpPut || w.Item.Op == wire.OpInsert) {
+		r.Wire.Doc = w.Item.Body
+	}
+	return true, nil
+}
+
+// effect makes the write's change, or says why not.
+func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
+	w, item := c.Write, &c.Write.Item
+	a.key = mvcc.AppendDocument(a.key[:0], a.m.group, w.Partition, w.Collection, item.ID)
+	before, inBatch := a.docs[string(a.key)]
+	current, found := before.newest, inBatch
+	if !inBatch {
+		reader, err := a.read()
+		if err != nil {
+			return nil, err
+		}
+		if current, found, err = reader.Newest(a.key); err != nil {
+			return nil, err
+		}
+	}
+	live := found && !current.Deleted
+	if no := conditions(item, live, current.Version); no != nil {
+		return no, nil
+	}
+
+	// The new body is found before the clock moves: a refusal takes no time.
+	limit := int(w.MaxBytes)
+	if limit == 0 {
+		limit = wire.DefaultDocumentSize
+	}
+	limit = min(limit, wire.MaxDocumentBytes)
+	next := mvcc.Row{Version: current.Version + 1, Deleted: item.Op == wire.OpDelete}
+	ts := max(c.Time, a.meta.clock+1)
+	switch item.Op {
+	case wire.OpPut, wire.OpInsert:
+		next.Body = item.Body
+	case wire.OpUpdate, wire.OpUpsert:
+		var body []byte
+		if live {
+			body = current.Body
+		}
+		changed, no := evaluate(body, item.Body, ts, limit)
+		if no != nil {
+			return no, nil
+		}
+		next.Body = changed
+	case wire.OpRestore:
+		body, no, err := a.restored(item.RestoreVersion, current.Version, found, before)
+		if no != nil || err != nil {
+			return no, err
+		}
+		next.Body = body
+	}
+	if len(next.Body) > limit {
+		return &refusal{code: wire.CodeDocumentTooLarge, detail: fmt.Sprintf("the document has %d bytes, at most %d are allowed", len(next.Body), limit)}, nil
+	}
+
+	ts, err := a.tick(c.Time)
+	if err != nil {
+		return nil, err
+	}
+	next.Created, next.Updated = ts, ts
+	if live {
+		next.Created = current.Created
+	}
+
+	k := countKey{w.Partition, w.Collection}
+	n := a.countsOf(k)
+	n.rows++
+	if live {
+		n.docs--
+		n.bytes -= uint64(len(item.ID) + len(current.Body))
+	}
+	if !next.Deleted {
+		n.docs++
+		n.bytes += uint64(len(item.ID) + len(next.Body))
+	}
+	a.dirty[k] = n
+
+	if inBatch {
+		a.docs[string(a.key)] = pending{newest: next, older: append(before.older, before.newest)}
+	} else {
+		a.docs[string(a.key)] = pending{newest: next}
+	}
+	a.key = mvcc.AppendTime(a.key, ts)
+	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, &next))
+
+	r.Wire = wire.WriteResult{Version: next.Version, Time: uint64(ts), CreatedAt: uint64(next.Created), Created: !live && !next.Deleted}
+	if item.ReturnDoc && !next.Deleted {
+		r.Wire.Doc = next.Body
+	}
+	return nil, nil
+}
+
+// conditions refuses a write that does not fit what is stored.
+func conditions(w *wire.WriteItem, live bool, version uint64) *refusal {
+	if !live {
+		switch {
+		case w.Op == wire.OpUpdate || w.Op == wire.OpDelete || w.Cond&wire.CondPresent != 0:
+			return &refusal{code: wire.CodeNotFound}
+		case w.IfVersion != 0:
+			return &refusal{code: wire.CodeVersionConflict, detail: "the document does not exist"}
+		}
+		return nil
+	}
+	switch {
+	case w.Op == wire.OpInsert || w.Cond&wire.CondAbsent != 0:
+		return &refusal{code: wire.CodeAlreadyExists, version: version}
+	case w.IfVersion != 0 && w.IfVersion != version:
+		return &refusal{code: wire.CodeVersionConflict, version: version}
+	}
+	return nil
+}
+
+// evaluate runs update operators on a body; nil is a document from nothing.
+func evaluate(body, operators []byte, now hlc.Timestamp, limit int) ([]byte, *refusal) {
+	lim := doc.Limits{MaxBytes: limit, MaxDepth: wire.MaxDepth}
+	u, err := update.Parse(operators)
+	if err == nil {
+		var changed doc.Raw
+		if changed, err = u.Apply(body, now, lim); err == nil {
+			return changed, nil
+		}
+	}
+	var e *update.Error
+	if errors.As(err, &e) {
+		return nil, &refusal{code: e.Code, detail: e.Error()}
+	}
+	return nil, &refusal{code: wire.CodeUpdateFailed, detail: err.Error()}
+}
+
+// restored finds an old version's body: first in what this batch wrote, then
+// in what is stored.
+func (a *applier) restored(version, newest uint64, found bool, p pending) ([]byte, *refusal, error) {
+	if !found {
+		return nil, &refusal{code: wire.CodeNotFound}, nil
+	}
+	if version > newest {
+		return nil, &refusal{code: wire.CodeVersionNotFound, version: newest}, nil
+	}
+	var row mvcc.Row
+	hit := false
+	match := func(r mvcc.Row) bool {
+		if r.Version == version {
+			row, hit = r, true
+		}
+		return hit
+	}
+	match(p.newest)
+	for _, r := range p.older {
+		match(r)
+	}
+	if !hit {
+		reader, err := a.read()
+		if err != nil {
+			return nil, nil, err
+		}
+		err = reader.Versions(a.key, func(r mvcc.Row) (bool, error) {
+			if match(r) {
+				row.Body = append([]byte(nil), r.Body...)
+			}
+			return r.Version > version, nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	switch {
+	case !hit:
+		return nil, &refusal{code: wire.CodeHistoryExpired, version: newest}, nil
+	case row.Deleted:
+		return nil, &refusal{code: wire.CodeVersionNotFound, version: newest, detail: "that version is a deletion"}, nil
+	}
+	return row.Body, nil, nil
+}
