@@ -367,7 +367,7 @@ func checkError(b []byte, lim Limits, code checkCode, at int) *Error {
 	case checkNumber:
 		return errorf(ErrNotCanonical, path, "a float is -0 or a NaN with another bit pattern than 7ff8000000000000")
 	case checkNotMap:
-		return errorf(ErrInvalid, "", "a document must be a map of fields, not %s", article(Raw(b).Kind()))
+		return errorf(ErrInvalid, "", "a document must be a map of fields, not %s", Raw(b).Kind().Phrase())
 	case checkName:
 		name := ""
 		if kind, head, n := scan(b, at); kind == KindString {
@@ -384,16 +384,4 @@ func nameError(name string) *Error {
 		return errorf(ErrInvalid, "", "field %s: names beginning with \"$\" are operators, not fields; change documents with update", quotePath(name))
 	}
 	return errorf(ErrInvalid, "", "field %s: names beginning with \"_\" are reserved", quotePath(name))
-}
-
-func article(k Kind) string {
-	switch k {
-	case KindInt, KindArray:
-		return "an " + k.String()
-	case KindNull, KindBytes:
-		return k.String()
-	case KindInvalid:
-		return "broken bytes"
-	}
-	return "a " + k.String()
 }

@@ -172,7 +172,7 @@ func (d *decoder) value(info *typeInfo, v reflect.Value, depth int) error {
 	start := d.i
 	payload := d.b[start+head:]
 	misfit := func() error {
-		return errorf(ErrType, "", "%s does not fit the Go type %s", article(kind), info.typ)
+		return errorf(ErrType, "", "%s does not fit the Go type %s", kind.Phrase(), info.typ)
 	}
 	switch info.dec {
 	case opPointer:

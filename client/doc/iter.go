@@ -8,7 +8,8 @@ package doc
 //	}
 type Iter struct {
 	b          []byte
-	at         int // offset behind the current value
+	start      int // offset of the current field or element
+	at         int // offset behind it
 	left       int
 	isMap      bool
 	key, value []byte
@@ -20,7 +21,7 @@ func (r Raw) Iter() Iter {
 	if kind != KindMap && kind != KindArray {
 		return Iter{}
 	}
-	return Iter{b: r, at: head, left: n, isMap: kind == KindMap}
+	return Iter{b: r, start: head, at: head, left: n, isMap: kind == KindMap}
 }
 
 // Next moves to the next field or element and says whether there is one.
@@ -30,6 +31,7 @@ func (it *Iter) Next() bool {
 	}
 	it.left--
 	i := it.at
+	it.start = i
 	if it.isMap {
 		kind, head, n := scan(it.b, i)
 		if kind != KindString {
@@ -62,3 +64,11 @@ func (it *Iter) Value() Raw { return it.value }
 
 // Left is how many fields or elements come after the current one.
 func (it *Iter) Left() int { return it.left }
+
+// Start is the offset of the current field (its name included) or element in
+// the value that is walked, End the offset behind it.
+func (it *Iter) Start() int { return it.start }
+
+// End is the offset behind the current field or element; before the first
+// Next, the offset of the first.
+func (it *Iter) End() int { return it.at }

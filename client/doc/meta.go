@@ -67,7 +67,7 @@ func SplitMeta(raw Raw) (id string, body Raw, err error) {
 		case FieldID:
 			text, ok := Raw(raw[value:i]).Text()
 			if !ok {
-				return "", nil, errorf(ErrBadID, "", "_id must be a string, not %s", article(Raw(raw[value:i]).Kind()))
+				return "", nil, errorf(ErrBadID, "", "_id must be a string, not %s", Raw(raw[value:i]).Kind().Phrase())
 			}
 			id = string(text)
 			if id != "" {

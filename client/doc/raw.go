@@ -41,6 +41,19 @@ func (k Kind) String() string {
 	return "invalid"
 }
 
+// Phrase is the kind's name for the middle of a sentence: "a string", "null".
+func (k Kind) Phrase() string {
+	switch k {
+	case KindInt, KindArray:
+		return "an " + k.String()
+	case KindNull, KindBytes:
+		return k.String()
+	case KindFloat, KindString, KindMap, KindBool, KindTime:
+		return "a " + k.String()
+	}
+	return "broken bytes"
+}
+
 // Bytes of msgpack that the package looks at directly.
 const (
 	tagNull    = 0xc0
@@ -319,6 +332,36 @@ func (r Raw) Len() int {
 	return 0
 }
 
+// Depth is how many arrays and maps are open at once at most: 0 of a scalar, 1
+// of a flat map.
+func Depth(r Raw) int {
+	var inline [16]int // values still to come at each level
+	left := append(inline[:0], 1)
+	deepest := 0
+	for i := 0; ; {
+		for left[len(left)-1] == 0 {
+			if left = left[:len(left)-1]; len(left) == 0 {
+				return deepest
+			}
+		}
+		left[len(left)-1]--
+		kind, head, n := scan(r, i)
+		switch kind {
+		case KindInvalid:
+			return deepest
+		case KindMap, KindArray:
+			if kind == KindMap {
+				n *= 2
+			}
+			left = append(left, n)
+			deepest = max(deepest, len(left)-1)
+			i += head
+		default:
+			i += head + n
+		}
+	}
+}
+
 // Equal says whether two canonical values are the same value of the same kind.
 // (Compare treats the int 1 and the float 1.0 as equal, Equal does not.)
 func (r Raw) Equal(o Raw) bool { return string(r) == string(o) }
@@ -329,4 +372,13 @@ func (r Raw) payload(want Kind) ([]byte, bool) {
 		return nil, false
 	}
 	return r[head : head+n : head+n], true
+}
+
+// Size is the number of bytes of the first value in b, which may have others
+// behind it; len(b) if b is broken.
+func Size(b []byte) int {
+	if n := skip(b, 0); n > 0 {
+		return n
+	}
+	return len(b)
 }
