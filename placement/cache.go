@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/impossibledb/idb/fsm/vfs"
 )
 
 // The cache file is the last state this node saw, followed by a checksum:
@@ -47,19 +47,14 @@ func (s *Service) cacheLoop() {
 
 // readCache answers nil, nil when there is no file.
 func readCache(fs vfs.FS, path string) (*State, error) {
-	f, err := fs.Open(path)
+	b, err := vfs.ReadFile(fs, path, maxCacheBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxCacheBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) < 8 || len(b) > maxCacheBytes {
+	if len(b) < 8 {
 		return nil, fmt.Errorf("%w: cache of %d bytes", ErrDamaged, len(b))
 	}
 	record, sum := b[:len(b)-8], binary.BigEndian.Uint64(b[len(b)-8:])
@@ -73,28 +68,5 @@ func readCache(fs vfs.FS, path string) (*State, error) {
 func writeCache(fs vfs.FS, path string, s *State) error {
 	b := encodeState(s)
 	b = binary.BigEndian.AppendUint64(b, xxhash.Sum64(b))
-	temporary := path + ".new"
-	f, err := fs.Create(temporary, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = fs.Rename(temporary, path)
-	}
-	if err != nil {
-		_ = fs.Remove(temporary)
-		return err
-	}
-	dir, err := fs.OpenDir(fs.PathDir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return vfs.WriteFile(fs, path, b)
 }

@@ -1,0 +1,75 @@
+package router
+
+import (
+	"context"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Groups are the shard groups of this node.
+type Groups interface {
+	// Group is this node's replica, false if it has none.
+	Group(id placement.GroupID) (Group, bool)
+}
+
+// Group is one replica of one shard group. Its errors are package shardgroup's
+// and package fsm's.
+type Group interface {
+	// Leader is the leader as far as this replica knows.
+	Leader() (node placement.NodeID, term uint64, known bool)
+
+	// Propose and ProposeMany return when the commands are applied here. An
+	// outcome of ProposeMany is each command's own.
+	Propose(ctx context.Context, c fsm.Command) (fsm.Result, error)
+	ProposeMany(ctx context.Context, cs []fsm.Command) ([]shardgroup.Outcome, error)
+
+	// ReadIndex returns when a read of the replica is linearizable.
+	ReadIndex(ctx context.Context) error
+	// ReadAt returns when reads at t are stable: nothing will be written at or
+	// below t any more, and everything that was is applied.
+	ReadAt(ctx context.Context, t hlc.Timestamp) error
+	// Clock is the largest timestamp assigned, leadership confirmed.
+	Clock(ctx context.Context) (hlc.Timestamp, error)
+
+	// Machine reads what is applied here.
+	Machine() Reader
+}
+
+// Reader reads one group's machine: *fsm.Machine. It sees what is applied; that
+// this is enough is for ReadIndex or ReadAt to say. Every read checks that the
+// group owns what is read, and that the collection was not dropped.
+type Reader interface {
+	Get(key fsm.ReadKey, at fsm.At, noBody bool) (wire.Document, error)
+	// GetMany calls fn for each key, in order, from one state.
+	GetMany(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(i int, d wire.Document, err error)) error
+	History(key fsm.ReadKey, before uint64, limit int, noBody bool) (versions []wire.Document, more bool, err error)
+	Scan(spec fsm.ScanSpec) (docs []wire.Document, more bool, cost wire.Cost, err error)
+	Count(c placement.CollectionID) (documents, bytes uint64, err error)
+	CountPrefix(spec fsm.ScanSpec) (documents uint64, cost wire.Cost, err error)
+}
+
+// hostGroups are the groups of this node's Host.
+type hostGroups struct{ host *shardgroup.Host }
+
+// FromHost makes a Host's groups the router's.
+func FromHost(h *shardgroup.Host) Groups { return hostGroups{h} }
+
+// Group is this node's replica.
+func (h hostGroups) Group(id placement.GroupID) (Group, bool) {
+	g, ok := h.host.Group(id)
+	if !ok {
+		return nil, false
+	}
+	return hostGroup{g}, true
+}
+
+// hostGroup is a shardgroup.Group whose machine is seen as a Reader.
+type hostGroup struct{ *shardgroup.Group }
+
+func (g hostGroup) Machine() Reader { return g.Group.Machine() }
+
+var _ Reader = (*fsm.Machine)(nil)

@@ -1,0 +1,352 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// maxAhead is how far a read's time may be ahead of this node's clock. A read
+// at a time pushes the group's clock there, so it is kept to what clocks may
+// reasonably differ by.
+const maxAhead = 5 * time.Second
+
+// checkTime refuses times that lie in the future.
+func (r *Router) checkTime(at uint64, s subject) *wire.Error {
+	if now := r.opts.Clock.Now(); hlc.Timestamp(at) > now.Add(maxAhead) {
+		return refuse(wire.CodeBadRequest, "%s: the time %s is in the future, now is %s (read at a time that has passed)",
+			s, hlc.Timestamp(at).Time().Format(time.RFC3339Nano), now.Time().Format(time.RFC3339Nano))
+	}
+	return nil
+}
+
+// lookup is one get request on its way; the counterpart of batch.
+type lookup struct {
+	r       *Router
+	req     *wire.GetRequest
+	view    *placement.View
+	coll    *placement.Collection
+	results []wire.GetResult
+}
+
+// get serves KindGet.
+func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply, *wire.Error) {
+	start := time.Now()
+	switch {
+	case len(req.IDs) == 0:
+		return nil, refuse(wire.CodeBadRequest, "%s: no IDs to get", req.Collection)
+	case len(req.IDs) > wire.MaxItems:
+		return nil, refuse(wire.CodeTooManyItems, "%s: %d IDs to get, at most %d are allowed (send several requests)", req.Collection, len(req.IDs), wire.MaxItems)
+	case req.AtVersion != 0 && req.AtTime != 0:
+		return nil, refuse(wire.CodeBadRequest, "%s: a get is at a version or at a time, not both", req.Collection)
+	}
+	if req.AtTime != 0 {
+		if e := r.checkTime(req.AtTime, subject{collection: req.Collection}); e != nil {
+			return nil, e
+		}
+	}
+	v, c, e := r.collection(ctx, req.Collection)
+	if e != nil {
+		return nil, e
+	}
+	l := &lookup{r: r, req: req, view: v, coll: c, results: make([]wire.GetResult, len(req.IDs))}
+	todo := make([]int, 0, len(req.IDs))
+	for i, id := range req.IDs {
+		if e := checkID(req.Collection, id); e != nil {
+			l.results[i].Error = e
+			continue
+		}
+		todo = append(todo, i)
+	}
+	groups := l.run(ctx, todo)
+	reply := &wire.GetReply{Results: l.results, Now: uint64(r.opts.Clock.Now())}
+	reply.Cost = wire.Cost{Groups: uint32(groups), WaitMicros: micros(start), ReadVersion: req.AtTime}
+	for i := range l.results {
+		if l.results[i].Error == nil {
+			reply.Cost.Docs++
+			reply.Cost.Bytes += uint64(len(l.results[i].Doc.Body))
+		}
+	}
+	reply.Cost.Keys = uint64(len(todo))
+	return reply, nil
+}
+
+// run carries the lookups until each is answered or refused for good.
+func (l *lookup) run(ctx context.Context, todo []int) (groups int) {
+	var p patience
+	for turn := 0; len(todo) > 0; turn++ {
+		groups = max(groups, l.attempt(ctx, todo, turn))
+		again := todo[:0:0]
+		stale, gone := false, false
+		for _, i := range todo {
+			if e := l.results[i].Error; e != nil && (passing(e.Code) || e.Code == wire.CodeCollectionNotFound) {
+				again = append(again, i)
+				stale = stale || e.Code == wire.CodeStaleEpoch
+				gone = gone || e.Code == wire.CodeCollectionNotFound
+			}
+		}
+		todo = again
+		if len(todo) == 0 || l.req.Direct && !gone || !p.wait(ctx, l.r.opts.Patience) {
+			break
+		}
+		if e := l.reroute(ctx, stale || gone); e != nil && !passing(e.Code) {
+			for _, i := range todo {
+				l.results[i].Error = e
+			}
+			break
+		}
+	}
+	return groups
+}
+
+// reroute takes a newer view.
+func (l *lookup) reroute(ctx context.Context, stale bool) *wire.Error {
+	if stale {
+		if _, err := l.r.opts.Placement.Refresh(ctx); err != nil {
+			return l.r.wireReadError(err, subject{collection: l.req.Collection})
+		}
+	}
+	v, c, e := l.r.collection(ctx, l.req.Collection)
+	if e == nil {
+		l.view, l.coll = v, c
+	}
+	return e
+}
+
+func (l *lookup) owner(i int) placement.GroupID {
+	return l.view.Owner(partitionOf(l.view, l.coll, l.req.IDs[i]))
+}
+
+// attempt asks each group for its part and says how many groups there are.
+func (l *lookup) attempt(ctx context.Context, todo []int, turn int) int {
+	if len(todo) == 1 {
+		l.carry(ctx, l.owner(todo[0]), todo, turn)
+		return 1
+	}
+	parts := make(map[placement.GroupID][]int)
+	var order []placement.GroupID
+	for _, i := range todo {
+		g := l.owner(i)
+		if _, seen := parts[g]; !seen {
+			order = append(order, g)
+		}
+		parts[g] = append(parts[g], i)
+	}
+	parallel(len(order), func(n int) { l.carry(ctx, order[n], parts[order[n]], turn) })
+	return len(order)
+}
+
+func (l *lookup) carry(ctx context.Context, id placement.GroupID, items []int, turn int) {
+	group, node := l.r.locate(l.view, id, turn)
+	switch {
+	case group != nil:
+		l.read(ctx, group, items)
+	case l.req.Direct || node == "":
+		for _, i := range items {
+			l.results[i] = wire.GetResult{Error: notLeaderHere(id, node, l.subject(i))}
+		}
+	default:
+		l.forward(ctx, id, node, items)
+	}
+}
+
+func (l *lookup) subject(i int) subject { return subject{l.req.Collection, l.req.IDs[i]} }
+
+// read answers from the replica here, once it is confirmed that it may.
+func (l *lookup) read(ctx context.Context, g Group, items []int) {
+	at := fsm.At{Version: l.req.AtVersion, Time: hlc.Timestamp(l.req.AtTime)}
+	var err error
+	if at.Time != 0 {
+		err = g.ReadAt(ctx, at.Time)
+	} else {
+		err = g.ReadIndex(ctx)
+	}
+	if err == nil && len(items) == 1 {
+		d, err := g.Machine().Get(l.key(items[0]), at, l.req.NoBody)
+		l.settle(items[0], d, err)
+		return
+	}
+	if err == nil {
+		keys := make([]fsm.ReadKey, len(items))
+		for n, i := range items {
+			keys[n] = l.key(i)
+		}
+		err = g.Machine().GetMany(keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(items[n], d, err) })
+	}
+	if err != nil {
+		for _, i := range items {
+			l.settle(i, wire.Document{}, err)
+		}
+	}
+}
+
+func (l *lookup) key(i int) fsm.ReadKey {
+	id := l.req.IDs[i]
+	return fsm.ReadKey{Partition: partitionOf(l.view, l.coll, id), Epoch: l.view.Epoch, Collection: l.coll.ID, ID: id}
+}
+
+func (l *lookup) settle(i int, d wire.Document, err error) {
+	if err != nil {
+		l.results[i] = wire.GetResult{Error: l.wordGet(l.r.wireReadError(err, l.subject(i)), i)}
+		return
+	}
+	l.results[i] = wire.GetResult{Doc: d}
+}
+
+// wordGet adds which version or time was asked for.
+func (l *lookup) wordGet(e *wire.Error, i int) *wire.Error {
+	worded := *e
+	switch {
+	case e.Code == wire.CodeVersionNotFound && l.req.AtVersion != 0:
+		worded.Message = refuse(e.Code, "%s: has no version %d (list its history)", l.subject(i), l.req.AtVersion).Message
+	case e.Code == wire.CodeHistoryExpired && l.req.AtVersion != 0:
+		worded.Message = refuse(e.Code, "%s: version %d is past the retention window and was collected", l.subject(i), l.req.AtVersion).Message
+	case (e.Code == wire.CodeVersionNotFound || e.Code == wire.CodeNotFound) && l.req.AtTime != 0:
+		worded.Message = refuse(e.Code, "%s: did not exist at %s", l.subject(i), hlc.Timestamp(l.req.AtTime).Time().Format(time.RFC3339Nano)).Message
+	case e.Code == wire.CodeHistoryExpired && l.req.AtTime != 0:
+		worded.Message = refuse(e.Code, "%s: %s is past the retention window", l.subject(i), hlc.Timestamp(l.req.AtTime).Time().Format(time.RFC3339Nano)).Message
+	}
+	return &worded
+}
+
+// forward asks the group's leader, which does not forward again.
+func (l *lookup) forward(ctx context.Context, id placement.GroupID, node placement.NodeID, items []int) {
+	sub := wire.GetRequest{
+		Collection: l.req.Collection, Epoch: uint64(l.view.Epoch), Direct: true,
+		AtVersion: l.req.AtVersion, AtTime: l.req.AtTime, NoBody: l.req.NoBody,
+		IDs: make([]string, len(items)),
+	}
+	for n, i := range items {
+		sub.IDs[n] = l.req.IDs[i]
+	}
+	body, err := l.r.call(ctx, node, wire.KindGet, wire.Append(nil, &sub), len(items))
+	var reply wire.GetReply
+	if err == nil {
+		if err = wire.Decode(body, &reply); err == nil && len(reply.Results) != len(items) {
+			err = refuse(wire.CodeInternal, "node %s answered %s to %d", node, plural(len(reply.Results), "result"), len(items))
+		}
+	}
+	if err != nil {
+		l.r.learnFrom(id, err)
+		for _, i := range items {
+			l.results[i] = wire.GetResult{Error: l.r.wireReadError(err, l.subject(i))}
+		}
+		return
+	}
+	l.r.learn(id, node)
+	for n, i := range items {
+		l.results[i] = reply.Results[n]
+		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
+			l.r.learn(id, placement.NodeID(e.Leader))
+		}
+	}
+}
+
+// onLeader runs f at the leader of a group, here or there, and again while it
+// is refused for a passing reason. It is for reads: an attempt may be repeated.
+func (r *Router) onLeader(ctx context.Context, v *placement.View, id placement.GroupID, direct bool, s subject,
+	here func(context.Context, Group) error, there func(context.Context, placement.NodeID) error) *wire.Error {
+	var p patience
+	for turn := 0; ; turn++ {
+		var e *wire.Error
+		group, node := r.locate(v, id, turn)
+		switch {
+		case group != nil:
+			if err := here(ctx, group); err != nil {
+				e = r.wireReadError(err, s)
+			}
+		case direct || node == "":
+			e = notLeaderHere(id, node, s)
+		default:
+			err := there(ctx, node)
+			if err != nil {
+				r.learnFrom(id, err)
+				e = r.wireReadError(err, s)
+				if e.Code == wire.CodeTimeout && ctx.Err() == nil {
+					e = refuse(wire.CodeUnavailable, "%s: node %s did not answer in time (retry)", s, node)
+				}
+			} else {
+				r.learn(id, node)
+			}
+		}
+		if e == nil || direct || e.Code == wire.CodeStaleEpoch || !passing(e.Code) || !p.wait(ctx, r.opts.Patience) {
+			return e
+		}
+	}
+}
+
+// defaultVersions is how many versions a history answers with if the request
+// does not say; maxVersions is the most.
+const (
+	defaultVersions = 100
+	maxVersions     = 10_000
+)
+
+// history serves KindHistory.
+func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.HistoryReply, *wire.Error) {
+	start := time.Now()
+	if e := checkID(req.Collection, req.ID); e != nil {
+		return nil, e
+	}
+	limit := min(int(req.Limit), maxVersions)
+	if limit == 0 {
+		limit = defaultVersions
+	}
+	s := subject{req.Collection, req.ID}
+	var p patience
+	for {
+		v, c, e := r.collection(ctx, req.Collection)
+		if e != nil {
+			return nil, e
+		}
+		reply := &wire.HistoryReply{}
+		partition := partitionOf(v, c, req.ID)
+		id := v.Owner(partition)
+		e = r.onLeader(ctx, v, id, req.Direct, s,
+			func(ctx context.Context, g Group) error {
+				if err := g.ReadIndex(ctx); err != nil {
+					return err
+				}
+				var err error
+				reply.Versions, reply.More, err = g.Machine().History(fsm.ReadKey{
+					Partition: partition, Epoch: v.Epoch, Collection: c.ID, ID: req.ID,
+				}, req.Before, limit, req.NoBody)
+				return err
+			},
+			func(ctx context.Context, node placement.NodeID) error {
+				sub := *req
+				sub.Direct, sub.Limit = true, uint32(limit)
+				body, err := r.call(ctx, node, wire.KindHistory, wire.Append(nil, &sub), 0)
+				if err == nil {
+					err = wire.Decode(body, reply)
+				}
+				return err
+			})
+		if e == nil {
+			reply.Cost = wire.Cost{Groups: 1, Docs: uint64(len(reply.Versions)), Keys: uint64(len(reply.Versions)), WaitMicros: micros(start)}
+			for i := range reply.Versions {
+				reply.Cost.Bytes += uint64(len(reply.Versions[i].Body))
+			}
+			return reply, nil
+		}
+		if !r.refreshStale(ctx, e, req.Direct, &p) {
+			return nil, e
+		}
+	}
+}
+
+// refreshStale takes a newer view if that can help against e.
+func (r *Router) refreshStale(ctx context.Context, e *wire.Error, direct bool, p *patience) bool {
+	if e.Code != wire.CodeCollectionNotFound && (e.Code != wire.CodeStaleEpoch || direct) {
+		return false
+	}
+	if !p.wait(ctx, r.opts.Patience) {
+		return false
+	}
+	_, err := r.opts.Placement.Refresh(ctx)
+	return err == nil
+}

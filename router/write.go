@@ -1,0 +1,371 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+)
+
+// batch is one write request on its way.
+//
+// Invariant: results[i] is written by whoever carries item i at the moment;
+// an item is in one group's part only.
+type batch struct {
+	r       *Router
+	req     *wire.WriteRequest
+	view    *placement.View
+	coll    *placement.Collection
+	results []wire.WriteResult
+	unknown []bool // items of which some attempt may have happened; nil: none
+	groups  map[uint32]struct{}
+	docs    atomic.Uint64
+	bytes   atomic.Uint64
+}
+
+// write serves KindWrite.
+func (r *Router) write(ctx context.Context, req *wire.WriteRequest) (*wire.WriteReply, *wire.Error) {
+	start := time.Now()
+	switch {
+	case len(req.Items) == 0:
+		return nil, refuse(wire.CodeBadRequest, "the write has no items")
+	case len(req.Items) > wire.MaxItems:
+		return nil, refuse(wire.CodeTooManyItems, "the write has %d items, at most %d are allowed (send several)", len(req.Items), wire.MaxItems)
+	}
+	if _, e := r.ready(); e != nil {
+		return nil, e
+	}
+	b := &batch{r: r, req: req, results: make([]wire.WriteResult, len(req.Items))}
+	todo := make([]int, 0, len(req.Items))
+	for i := range req.Items {
+		if e := r.checkItem(req.Collection, &req.Items[i]); e != nil {
+			b.results[i].Error = e
+			if req.Ordered {
+				b.notAttempted(i)
+				break
+			}
+			continue
+		}
+		todo = append(todo, i)
+	}
+	if len(todo) > 0 {
+		if e := b.resolve(ctx, false); e != nil {
+			return nil, e
+		}
+		if req.Ordered {
+			b.ordered(ctx, todo)
+		} else {
+			b.unordered(ctx, todo)
+		}
+	}
+	return &wire.WriteReply{
+		Results: b.results,
+		Now:     uint64(r.opts.Clock.Now()),
+		Cost: wire.Cost{
+			Groups: uint32(max(len(b.groups), min(1, len(todo)))), Docs: b.docs.Load(), Bytes: b.bytes.Load(), WaitMicros: micros(start),
+		},
+	}, nil
+}
+
+// notAttempted marks what comes after a failed item of an ordered write.
+func (b *batch) notAttempted(failed int) {
+	for i := failed + 1; i < len(b.results); i++ {
+		b.results[i] = wire.WriteResult{Error: refuse(wire.CodeNotAttempted,
+			"%s: not attempted, because item %d of this ordered write failed", subject{b.req.Collection, b.req.Items[i].ID}, failed+1)}
+	}
+}
+
+// resolve takes a view and finds the collection in it, and creates it if this
+// is its first write. fresh asks the placement leader first.
+func (b *batch) resolve(ctx context.Context, fresh bool) *wire.Error {
+	p := b.r.opts.Placement
+	s := subject{collection: b.req.Collection}
+	if fresh {
+		if _, err := p.Refresh(ctx); err != nil {
+			return b.r.wireReadError(err, s)
+		}
+	}
+	v := p.View()
+	c, ok := v.Collection(b.req.Collection)
+	if !ok {
+		var err error
+		v, c, err = b.r.lookupOrCreate(ctx, b.req)
+		if err != nil {
+			return b.r.wireReadError(err, s)
+		}
+	}
+	b.view, b.coll = v, c
+	return nil
+}
+
+// unordered carries all items, one part per group at a time in parallel, until
+// each is done or refused for good.
+func (b *batch) unordered(ctx context.Context, todo []int) {
+	var p patience
+	for turn := 0; ; turn++ {
+		b.attempt(ctx, todo, turn)
+		todo = b.unfinished(todo)
+		if len(todo) == 0 {
+			return
+		}
+		if b.req.Direct && !b.staleCatalog(todo) || !p.wait(ctx, b.r.opts.Patience) || !b.reroute(ctx, todo) {
+			b.giveUp(todo)
+			return
+		}
+	}
+}
+
+// ordered carries the items one after the other; those of one group in a row
+// are one part, in which each still waits for the one before.
+func (b *batch) ordered(ctx context.Context, todo []int) {
+	for len(todo) > 0 {
+		run := todo[:b.sameGroup(todo)]
+		b.unordered(ctx, run)
+		for _, i := range run {
+			if b.results[i].Error != nil {
+				b.notAttempted(i)
+				return
+			}
+		}
+		todo = todo[len(run):]
+	}
+}
+
+// sameGroup is how many of the first items belong to one group.
+func (b *batch) sameGroup(todo []int) int {
+	first := b.owner(todo[0])
+	for n, i := range todo {
+		if b.owner(i) != first {
+			return n
+		}
+	}
+	return len(todo)
+}
+
+func (b *batch) owner(i int) placement.GroupID {
+	return b.view.Owner(partitionOf(b.view, b.coll, b.req.Items[i].ID))
+}
+
+// attempt routes the items by the present view and carries each group's part.
+func (b *batch) attempt(ctx context.Context, todo []int, turn int) {
+	if len(todo) == 1 || b.sameGroup(todo) == len(todo) {
+		b.touch(b.owner(todo[0]))
+		b.carry(ctx, b.owner(todo[0]), todo, turn)
+		return
+	}
+	parts := make(map[placement.GroupID][]int)
+	var order []placement.GroupID
+	for _, i := range todo {
+		g := b.owner(i)
+		if _, seen := parts[g]; !seen {
+			order = append(order, g)
+			b.touch(g)
+		}
+		parts[g] = append(parts[g], i)
+	}
+	parallel(len(order), func(n int) { b.carry(ctx, order[n], parts[order[n]], turn) })
+}
+
+// touch counts a group for the cost; one group needs no set.
+func (b *batch) touch(g placement.GroupID) {
+	if b.groups == nil {
+		if len(b.req.Items) == 1 {
+			return
+		}
+		b.groups = make(map[uint32]struct{})
+	}
+	b.groups[uint32(g)] = struct{}{}
+}
+
+// carry takes one group's part to its leader.
+func (b *batch) carry(ctx context.Context, id placement.GroupID, items []int, turn int) {
+	group, node := b.r.locate(b.view, id, turn)
+	switch {
+	case group != nil:
+		b.propose(ctx, group, items)
+	case b.req.Direct || node == "":
+		for _, i := range items {
+			b.results[i] = wire.WriteResult{Error: notLeaderHere(id, node, b.subject(i))}
+		}
+	default:
+		b.forward(ctx, id, node, items)
+	}
+}
+
+func (b *batch) subject(i int) subject { return subject{b.req.Collection, b.req.Items[i].ID} }
+
+func (b *batch) command(i int) fsm.Command {
+	it := &b.req.Items[i]
+	return fsm.Command{Write: &fsm.Write{
+		Partition: partitionOf(b.view, b.coll, it.ID), Epoch: b.view.Epoch, Collection: b.coll.ID, Item: *it,
+	}}
+}
+
+// propose carries items to the group's log, here.
+func (b *batch) propose(ctx context.Context, g Group, items []int) {
+	if len(items) == 1 {
+		result, err := g.Propose(ctx, b.command(items[0]))
+		b.settle(items[0], shardgroup.Outcome{Result: result, Err: err})
+		return
+	}
+	if b.req.Ordered {
+		for n, i := range items {
+			result, err := g.Propose(ctx, b.command(i))
+			b.settle(i, shardgroup.Outcome{Result: result, Err: err})
+			if b.results[i].Error == nil {
+				continue
+			}
+			for _, later := range items[n+1:] {
+				b.results[later] = wire.WriteResult{Error: &wire.Error{Code: wire.CodeNotAttempted}} // worded at the end
+			}
+			return
+		}
+		return
+	}
+	commands := make([]fsm.Command, len(items))
+	for n, i := range items {
+		commands[n] = b.command(i)
+	}
+	outcomes, err := g.ProposeMany(ctx, commands)
+	for n, i := range items {
+		switch {
+		case err != nil:
+			b.settle(i, shardgroup.Outcome{Err: err})
+		default:
+			b.settle(i, outcomes[n])
+		}
+	}
+}
+
+// settle words one item's outcome.
+func (b *batch) settle(i int, o shardgroup.Outcome) {
+	it := &b.req.Items[i]
+	if o.Err != nil {
+		b.results[i] = wire.WriteResult{Error: b.r.wireError(o.Err, b.subject(i))}
+		return
+	}
+	res := o.Result.Wire
+	if res.Error != nil {
+		res.Error = b.r.wordWrite(res.Error, b.req.Collection, it, o.Result.Detail)
+	} else {
+		b.docs.Add(1)
+		b.bytes.Add(uint64(len(it.Body)))
+	}
+	b.results[i] = res
+}
+
+// forward sends items to the node that leads their group. It is told not to
+// forward again, so a request makes one hop.
+func (b *batch) forward(ctx context.Context, id placement.GroupID, node placement.NodeID, items []int) {
+	sub := wire.WriteRequest{
+		Collection: b.req.Collection, Epoch: uint64(b.view.Epoch), Direct: true, Ordered: b.req.Ordered,
+		Items: make([]wire.WriteItem, len(items)),
+	}
+	for n, i := range items {
+		sub.Items[n] = b.req.Items[i]
+	}
+	body, err := b.r.call(ctx, node, wire.KindWrite, wire.Append(nil, &sub), len(items))
+	var reply wire.WriteReply
+	if err == nil {
+		if err = wire.Decode(body, &reply); err == nil && len(reply.Results) != len(items) {
+			err = refuse(wire.CodeInternal, "node %s answered %s to %d", node, plural(len(reply.Results), "result"), len(items))
+		}
+		if err != nil { // it did answer, so it may have done something
+			err = &wire.ConnError{Sent: true, Err: err}
+		}
+	}
+	if err != nil {
+		b.r.learnFrom(id, err)
+		for _, i := range items {
+			b.results[i] = wire.WriteResult{Error: b.r.wireError(err, b.subject(i))}
+		}
+		return
+	}
+	b.r.learn(id, node)
+	for n, i := range items {
+		b.results[i] = reply.Results[n]
+		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
+			b.r.learn(id, placement.NodeID(e.Leader))
+		}
+	}
+	b.docs.Add(reply.Cost.Docs)
+	b.bytes.Add(reply.Cost.Bytes)
+}
+
+// learnFrom takes what a failed call says about a group's leader.
+func (r *Router) learnFrom(id placement.GroupID, err error) {
+	var refusal *wire.Error
+	if errors.As(err, &refusal) && refusal.Code == wire.CodeNotLeader {
+		r.learn(id, placement.NodeID(refusal.Leader))
+		return
+	}
+	r.learn(id, "")
+}
+
+// unfinished are the items to carry again: those refused for a passing reason,
+// and those whose outcome is unknown, for their request ID makes that safe.
+func (b *batch) unfinished(todo []int) []int {
+	var again []int
+	for _, i := range todo {
+		e := b.results[i].Error
+		if e == nil {
+			continue
+		}
+		if e.Code.Unknown() {
+			if b.unknown == nil {
+				b.unknown = make([]bool, len(b.results))
+			}
+			b.unknown[i] = true
+		}
+		// In an ordered part, what follows the one to be carried again.
+		follows := e.Code == wire.CodeNotAttempted && len(again) > 0
+		if passing(e.Code) || e.Code.Unknown() || e.Code == wire.CodeCollectionNotFound || follows {
+			again = append(again, i)
+		}
+	}
+	return again
+}
+
+// staleCatalog says that a machine refused the collection's number: the view
+// was older than a drop. That is this node's to repair, also for Direct.
+func (b *batch) staleCatalog(todo []int) bool {
+	return slices.ContainsFunc(todo, func(i int) bool {
+		return b.results[i].Error.Code == wire.CodeCollectionNotFound
+	})
+}
+
+// reroute takes a newer view before the next attempt, if the last one was
+// refused for an old one. It answers false if the collection is gone.
+func (b *batch) reroute(ctx context.Context, todo []int) bool {
+	stale := b.staleCatalog(todo) || slices.ContainsFunc(todo, func(i int) bool {
+		return b.results[i].Error.Code == wire.CodeStaleEpoch
+	})
+	if e := b.resolve(ctx, stale); e != nil {
+		if passing(e.Code) {
+			return true // keep the view and try again
+		}
+		for _, i := range todo {
+			if !b.results[i].Error.Code.Unknown() {
+				b.results[i].Error = e
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// giveUp fixes what is said of the items that could not be finished in time.
+func (b *batch) giveUp(todo []int) {
+	for _, i := range todo {
+		if b.unknown != nil && b.unknown[i] && !b.results[i].Error.Code.Unknown() {
+			b.results[i].Error = refuse(wire.CodeOutcomeUnknown,
+				"%s: an attempt may have happened and no later one got an answer: %s (retry under the same request ID)", b.subject(i), b.results[i].Error.Message)
+		}
+	}
+}
