@@ -134,8 +134,8 @@ func (c *Cluster) Counts() Counts {
 	return out
 }
 
-// open connects to an address and says hello.
-func (c *Cluster) open(ctx context.Context, addr string) (*wire.Conn, error) {
+// open connects to an address and says hello. KeepAlive is wire's.
+func (c *Cluster) open(ctx context.Context, addr string, keepAlive time.Duration) (*wire.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opt.DialTimeout)
 	defer cancel()
 	nc, err := c.opt.Dial(ctx, addr)
@@ -145,7 +145,7 @@ func (c *Cluster) open(ctx context.Context, addr string) (*wire.Conn, error) {
 	c.mu.Lock()
 	expect := c.clusterID
 	c.mu.Unlock()
-	conn := wire.NewConn(nc, wire.ConnOptions{KeepAlive: c.opt.Silence})
+	conn := wire.NewConn(nc, wire.ConnOptions{KeepAlive: keepAlive})
 	hello, err := conn.Handshake(ctx, wire.Hello{Client: c.opt.Name, ClusterID: expect})
 	if err != nil {
 		_ = conn.Close()
@@ -168,7 +168,7 @@ func (c *Cluster) seek(ctx context.Context) error {
 	results := make(chan error, len(c.opt.Addrs))
 	for _, a := range c.opt.Addrs {
 		ok := c.start(func() {
-			l, err := c.open(c.base, a)
+			l, err := c.open(c.base, a, c.opt.Silence)
 			if err == nil {
 				c.adopt(a, l)
 			}

@@ -234,7 +234,7 @@ func (n *node) dial() (*wire.Conn, error) {
 	err := errors.New("no address known")
 	for _, a := range addrs {
 		var l *wire.Conn
-		if l, err = n.c.open(n.ctx, a); err != nil {
+		if l, err = n.c.open(n.ctx, a, n.c.opt.Silence); err != nil {
 			continue
 		}
 		if id := l.Hello().NodeID; id != "" && id != n.id {

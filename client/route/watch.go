@@ -16,37 +16,63 @@ const pollGrace = 5 * time.Second
 // node can be reached it goes back to the addresses the client was given.
 func (c *Cluster) watch() {
 	wait := backoff{min: 50 * time.Millisecond, max: 2 * time.Second}
+	var not *node
 	for c.base.Err() == nil {
-		var not *node
 		if !c.reachable() {
 			_ = c.seek(c.base)
 		}
-		ctx, cancel := context.WithTimeout(c.base, c.opt.Poll+pollGrace)
+		// Not for ever: the nodes may have moved to addresses that only the
+		// ones we were given can tell.
+		ctx, cancel := context.WithTimeout(c.base, c.opt.DialTimeout)
 		n, err := c.anyNode(ctx, not)
-		if err == nil {
-			began := time.Now()
-			err = c.poll(ctx, n, c.opt.Poll)
-			if err == nil && time.Since(began) > wait.min {
-				wait.reset()
-				cancel()
-				continue
-			}
-			// An answer at once, again and again, is a node that does not hold
-			// polls: it is asked at the pace of a failing one.
-		}
 		cancel()
+		if err != nil {
+			continue
+		}
+		began := time.Now()
+		_ = c.watchAt(n)
+		if not = n; time.Since(began) > wait.max {
+			wait.reset()
+		}
 		if c.sleep(c.base, wait.next()) != nil {
 			return
 		}
 	}
 }
 
-// poll asks one node for a newer topology, which it may hold back for hold.
-func (c *Cluster) poll(ctx context.Context, n *node, hold time.Duration) error {
-	conn, err := n.pick(ctx)
+// watchAt polls one node until it fails. The poll has a connection of its own:
+// on one with requests, it would always be the other request that is under
+// way, and a lone request is sent faster than one in company.
+func (c *Cluster) watchAt(n *node) error {
+	conn, err := c.open(c.base, n.addr(), 0)
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
+	pace := backoff{min: 50 * time.Millisecond, max: 2 * time.Second}
+	for {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(c.base, c.opt.Poll+pollGrace)
+		err := c.poll(ctx, conn, c.opt.Poll)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if n.is() == nodeGone {
+			return nil
+		}
+		// Answers at once, again and again, are of a node that does not hold
+		// polls, or of a storm of changes: both are asked at a slower pace.
+		if time.Since(began) > time.Second {
+			pace.reset()
+		} else if err := c.sleep(c.base, pace.next()); err != nil {
+			return err
+		}
+	}
+}
+
+// poll asks one node for a newer topology, which it may hold back for hold.
+func (c *Cluster) poll(ctx context.Context, conn *wire.Conn, hold time.Duration) error {
 	var ask wire.TopologyRequest
 	if v := c.view.Load(); v != nil && hold > 0 {
 		ask = wire.TopologyRequest{
@@ -74,7 +100,11 @@ func (c *Cluster) refresh(ctx context.Context, want uint64) error {
 		if err != nil {
 			return errors.Join(last, err)
 		}
-		if last = c.poll(ctx, n, 0); last == nil {
+		var conn *wire.Conn
+		if conn, last = n.pick(ctx); last == nil {
+			last = c.poll(ctx, conn, 0)
+		}
+		if last == nil {
 			if v := c.view.Load(); v != nil && v.Topology.Epoch >= want {
 				return nil
 			}
