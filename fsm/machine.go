@@ -161,12 +161,13 @@ func (m *Machine) CheckOwner(p placement.PartitionID, epoch placement.Epoch) err
 }
 
 func (m *Machine) check(p placement.PartitionID, epoch placement.Epoch) *Error {
-	if m.view.Load().check(p, epoch) {
+	v := m.view.Load()
+	if v.check(p, epoch) {
 		return nil
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return &Error{Code: wire.CodeStaleEpoch, Epoch: m.meta.epoch, Detail: fmt.Sprintf("%s does not own partition %d at epoch %d", m.group, p, epoch)}
+	return &Error{Code: wire.CodeStaleEpoch, Epoch: m.meta.epoch, Detail: v.why(m.group, p, epoch)}
 }
 
 // Horizons are the replicated horizons: of request IDs, and of collections'

@@ -101,6 +101,14 @@ func (v *view) check(p placement.PartitionID, epoch placement.Epoch) bool {
 	return ok && epoch >= since
 }
 
+// why words a refusal by check.
+func (v *view) why(g placement.GroupID, p placement.PartitionID, epoch placement.Epoch) string {
+	if since, ok := v.since[p]; ok {
+		return fmt.Sprintf("%s owns partition %d since epoch %d, the request was routed at %d", g, p, since, epoch)
+	}
+	return fmt.Sprintf("%s does not own partition %d", g, p)
+}
+
 // countKey is what counts are kept by.
 type countKey struct {
 	partition  placement.PartitionID

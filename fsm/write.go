@@ -55,7 +55,7 @@ func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err err
 
 	// Refusals that a retry meets again, or that say "ask elsewhere".
 	if !a.view.check(w.Partition, w.Epoch) {
-		no(wire.CodeStaleEpoch, 0, fmt.Sprintf("%s does not own partition %d at epoch %d", a.m.group, w.Partition, w.Epoch))
+		no(wire.CodeStaleEpoch, 0, a.view.why(a.m.group, w.Partition, w.Epoch))
 		r.Wire.Error.Epoch = uint64(a.meta.epoch)
 		return false, false, nil
 	}

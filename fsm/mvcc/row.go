@@ -61,7 +61,7 @@ func DecodeRow(b []byte) (Row, error) {
 		return Row{}, fmt.Errorf("mvcc: row with flags %#x: %w", b[1], ErrNewer)
 	}
 	version, n := binary.Uvarint(b[rowFixed:])
-	if n <= 0 || version == 0 {
+	if n <= 0 || version == 0 || n > 1 && b[rowFixed+n-1] == 0 {
 		return Row{}, fmt.Errorf("mvcc: row without a version: %w", ErrDamaged)
 	}
 	r := Row{
