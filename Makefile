@@ -43,7 +43,7 @@ check: ## gofmt, vet, staticcheck, known vulnerabilities
 	@bash scripts/check.sh
 
 .PHONY: soak
-soak: build ## mixed load and random kills for SOAKTIME, judged by checkers
+soak: ## mixed load and random kills for SOAKTIME, judged by checkers
 	SOAKTIME=$(SOAKTIME) bash scripts/soak.sh
 
 .PHONY: clean
