@@ -31,8 +31,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 .PHONY: golden
 golden: ## write golden output anew; review the diff
-	IDB_TEST_GOLDEN=write $(GO) test -count=1 $$(bash scripts/golden-packages.sh)
-	@git --no-pager diff --stat -- '*testdata*'
+	@bash scripts/golden.sh
 
 .PHONY: bench
 bench: ## benchmarks of the packages (scripts/compare races the whole against other databases)
