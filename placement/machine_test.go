@@ -1,0 +1,416 @@
+package placement
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/impossibledb/idb/client/wire"
+)
+
+// golden says that transcripts are to be written anew instead of compared.
+var golden = os.Getenv("IDB_TEST_GOLDEN") == "write"
+
+// A transcript is a list of
+//
+//	# comment
+//	command
+//	----
+//	what it answered
+//
+// blocks, each run on one machine, in order.
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("../testdata/placement/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			input, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := runTranscript(t, input)
+			if golden {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !bytes.Equal(got, input) {
+				t.Errorf("transcript %s differs; it is now\n%s", file, got)
+			}
+		})
+	}
+}
+
+func runTranscript(t *testing.T, input []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	m := NewMachine()
+	index := uint64(0)
+	lines := bufio.NewScanner(bytes.NewReader(input))
+	answering := false
+	for lines.Scan() {
+		line := lines.Text()
+		switch {
+		case line == "":
+			if !answering { // a blank line in front, or after an answer
+				out.WriteString("\n")
+			}
+			answering = false
+		case strings.HasPrefix(line, "#"):
+			fmt.Fprintln(&out, line)
+		case line == "----":
+		case answering: // the old answer
+		default:
+			fmt.Fprintln(&out, line)
+			fmt.Fprintln(&out, "----")
+			index++
+			fmt.Fprintln(&out, step(t, m, index, line))
+			out.WriteString("\n")
+			answering = true
+		}
+	}
+	return append(bytes.TrimRight(out.Bytes(), "\n"), '\n')
+}
+
+// step runs one command line.
+func step(t *testing.T, m *Machine, index uint64, line string) string {
+	t.Helper()
+	words := strings.Fields(line)
+	opts := map[string]string{}
+	var args []string
+	for _, w := range words[1:] {
+		if k, v, ok := strings.Cut(w, "="); ok {
+			opts[k] = v
+		} else {
+			args = append(args, strings.Trim(w, `"`))
+		}
+	}
+	number := func(k string) int {
+		n, err := strconv.Atoi(opts[k])
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		return n
+	}
+	var c Command
+	switch words[0] {
+	case "state":
+		return describe(m.View())
+	case "restore":
+		b, err := m.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := NewMachine()
+		if err := other.Restore(b); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(other.View().State, m.View().State) {
+			t.Errorf("restored state differs:\n%+v\n%+v", other.View().State, m.View().State)
+		}
+		again, _ := other.Snapshot()
+		if !bytes.Equal(again, b) {
+			t.Error("the snapshot of an equal state has other bytes")
+		}
+		return fmt.Sprintf("%d bytes", len(b))
+	case "raw":
+		data, err := hex.DecodeString(strings.Join(args, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Apply(index, data); err != nil {
+			return "halt: " + err.Error()
+		}
+		return "nothing"
+	case "init":
+		var nodes []Node
+		for id := range strings.SplitSeq(opts["nodes"], ",") {
+			nodes = append(nodes, Node{ID: NodeID(id), PeerAddr: id + ":1", Incarnation: "i-" + id})
+		}
+		groups, err := PlanGroups(nodes, number("shards"), number("replicas"))
+		if err != nil {
+			return err.Error()
+		}
+		var ids []GroupID
+		for _, g := range groups {
+			ids = append(ids, g.ID)
+		}
+		owners, err := ComputeMap(ids, uint32(number("partitions")), nil)
+		if err != nil {
+			return err.Error()
+		}
+		c.InitCluster = &InitCluster{ClusterID: args[0], Members: PlanMembers(nodes), Nodes: nodes, Groups: groups, Owners: owners}
+	case "finish-init":
+		c.FinishInit = &FinishInit{ClusterID: args[0]}
+	case "node":
+		c.UpsertNode = &UpsertNode{Node: Node{ID: NodeID(args[0]), PeerAddr: opts["peer"], Incarnation: opts["inc"]}}
+	case "create", "touch":
+		o := wire.CollectionOptions{Separator: opts["sep"]}
+		switch opts["retention"] {
+		case "":
+		case "forever":
+			o.RetentionSeconds = wire.RetainForever
+		default:
+			o.RetentionSeconds = uint64(number("retention"))
+		}
+		if opts["versions"] != "" {
+			o.RetentionVersions = uint32(number("versions"))
+		}
+		c.CreateCollection = &CreateCollection{Name: args[0], Options: o, Time: index << 16, Implicit: words[0] == "touch"}
+	case "drop":
+		c.DropCollection = &DropCollection{Name: args[0]}
+	case "finish-drop":
+		id, err := strconv.Atoi(args[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := strconv.Atoi(strings.TrimPrefix(args[1], "g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.FinishDrop = &FinishDrop{Collection: CollectionID(id), Group: GroupID(g)}
+	case "set":
+		s := m.View().Settings
+		if v, ok := opts["explicit"]; ok {
+			s.ExplicitCollections = v == "true"
+		}
+		if _, ok := opts["retention"]; ok {
+			s.RetentionSeconds = uint64(number("retention"))
+		}
+		c.SetSettings = &SetSettings{Settings: s}
+	default:
+		t.Fatalf("unknown command %q", line)
+	}
+	data := c.Encode()
+	back, err := DecodeCommand(data)
+	if err != nil || !reflect.DeepEqual(back, c) {
+		t.Errorf("%s: decoded to %+v, %v", line, back, err)
+	}
+	before := m.View().State
+	frozen := encodeState(before)
+	r, err := m.Apply(index, data)
+	if err != nil {
+		return "halt: " + err.Error()
+	}
+	if !bytes.Equal(encodeState(before), frozen) {
+		t.Errorf("%s: changed a published state", line)
+	}
+	if again, err := DecodeResult(r.Encode()); err != nil || !reflect.DeepEqual(again, r) {
+		t.Errorf("%s: result decoded to %+v, %v", line, again, err)
+	}
+	text := fmt.Sprintf("epoch %d catalog %d: ", r.Epoch, r.Catalog)
+	switch {
+	case r.Code != wire.CodeOK:
+		return text + fmt.Sprintf("refused %d: %s", r.Code, r.Message)
+	case r.Collection.ID != 0:
+		return text + fmt.Sprintf("collection %d %s", r.Collection.ID, r.Collection.Name)
+	}
+	return text + "done"
+}
+
+func describe(v *View) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "applied %d cluster %s ready %v members %v epoch %d catalog %d\n", v.Applied, v.ClusterID, v.Ready, v.Members, v.Epoch, v.Catalog)
+	for _, g := range v.Groups {
+		fmt.Fprintf(&b, "%s: replicas %v, preferred %s, partitions %v\n", g.ID, g.Replicas, g.Preferred, v.PartitionsOf(g.ID))
+	}
+	for _, n := range v.Nodes {
+		fmt.Fprintf(&b, "node %s at %s, incarnation %s\n", n.ID, n.PeerAddr, n.Incarnation)
+	}
+	for _, c := range v.Collections {
+		fmt.Fprintf(&b, "collection %d %s, created at %d, %s", c.ID, c.Name, c.CreatedAt, describeOptions(c.Options))
+		if c.Dropping() {
+			fmt.Fprintf(&b, ", dropping, waits for %v", c.Pending)
+		}
+		fmt.Fprintln(&b)
+	}
+	fmt.Fprintf(&b, "settings %+v", v.Settings)
+	return b.String()
+}
+
+// Everything that Apply published stays as it was, and the view's indexes
+// agree with its state, through a random history.
+func TestViewIndexes(t *testing.T) {
+	m := NewMachine()
+	apply := func(i int, c Command) *Result {
+		r, err := m.Apply(uint64(i), c.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	apply(1, Command{InitCluster: &InitCluster{
+		ClusterID: "c", Nodes: []Node{{ID: "n1", Incarnation: "i"}}, Members: []NodeID{"n1"},
+		Groups: []Group{{ID: 1, Replicas: []NodeID{"n1"}}}, Owners: []GroupID{1, 1},
+	}})
+	live := map[string]CollectionID{}
+	for i := 2; i < 600; i++ {
+		name := "c" + strconv.Itoa(i*7919%23)
+		switch i * 104729 % 3 {
+		case 0, 1:
+			if r := apply(i, Command{CreateCollection: &CreateCollection{Name: name}}); r.Code == wire.CodeOK {
+				if id, ok := live[name]; ok && id != CollectionID(r.Collection.ID) {
+					t.Fatalf("%s was %d and is created again as %d", name, id, r.Collection.ID)
+				}
+				live[name] = CollectionID(r.Collection.ID)
+			}
+		case 2:
+			if r := apply(i, Command{DropCollection: &DropCollection{Name: name}}); r.Code == wire.CodeOK {
+				delete(live, name)
+				if i%2 == 0 {
+					apply(i, Command{FinishDrop: &FinishDrop{Collection: CollectionID(r.Collection.ID), Group: 1}})
+				}
+			}
+		}
+		v := m.View()
+		for n, id := range live {
+			if c, ok := v.Collection(n); !ok || c.ID != id {
+				t.Fatalf("step %d: %s should be %d, is %+v", i, n, id, c)
+			}
+		}
+		for _, c := range v.Collections {
+			if got, ok := v.CollectionByID(c.ID); !ok || !reflect.DeepEqual(got, c) {
+				t.Fatalf("step %d: collection %d not found by its number", i, c.ID)
+			}
+			if _, isLive := live[c.Name]; !isLive {
+				if d, ok := v.Dropped(c.Name); !ok || d.ID != c.ID {
+					t.Fatalf("step %d: %s is not found among the dropped", i, c.Name)
+				}
+			}
+		}
+	}
+	if len(live) == 0 {
+		t.Fatal("the history left nothing to look at")
+	}
+}
+
+// A snapshot or entry that was cut or changed is refused or decodes, and never
+// panics; what decodes encodes to the same state.
+func FuzzDecode(f *testing.F) {
+	m := NewMachine()
+	for i, c := range sampleCommands() {
+		f.Add(c.Encode())
+		_, _ = m.Apply(uint64(i+1), c.Encode())
+	}
+	snapshot, _ := m.Snapshot()
+	f.Add(snapshot)
+	f.Add((&Result{Code: 1, Message: "m"}).Encode())
+	f.Add(question{have: 3, wait: 5e9, fresh: true}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := DecodeCommand(b); err == nil {
+			again, err := DecodeCommand(c.Encode())
+			if err != nil || !reflect.DeepEqual(c, again) {
+				t.Fatalf("command %+v came back as %+v, %v", c, again, err)
+			}
+			machine := NewMachine()
+			_ = machine.Restore(snapshot)
+			if _, err := machine.Apply(1000, b); err != nil {
+				t.Fatalf("a command that decodes was not applied: %v", err)
+			}
+		} else if !errors.Is(err, ErrNewer) && !errors.Is(err, ErrDamaged) {
+			t.Fatalf("neither newer nor damaged: %v", err)
+		}
+		if s, err := decodeState(b); err == nil {
+			again, err := decodeState(encodeState(s))
+			if err != nil || !reflect.DeepEqual(s, again) {
+				t.Fatalf("state %+v came back as %+v, %v", s, again, err)
+			}
+			_ = NewView(s).Topology()
+		}
+		_, _ = DecodeResult(b)
+		_, _ = decodeQuestion(b)
+	})
+}
+
+func sampleCommands() []Command {
+	return []Command{
+		{InitCluster: &InitCluster{
+			ClusterID: "c1", Members: []NodeID{"n1"}, Nodes: []Node{{ID: "n1", ClientAddr: "a", PeerAddr: "b", HTTPAddr: "c", Region: "r", Zone: "z", Incarnation: "i"}},
+			Groups: []Group{{ID: 1, Replicas: []NodeID{"n1"}, Preferred: "n1"}}, Owners: []GroupID{1, 1, 1},
+		}},
+		{FinishInit: &FinishInit{ClusterID: "c1"}},
+		{UpsertNode: &UpsertNode{Node: Node{ID: "n2", Incarnation: "j"}}},
+		{CreateCollection: &CreateCollection{Name: "users", Options: wire.CollectionOptions{Separator: "/", RetentionSeconds: wire.RetainForever, RetentionVersions: 3}, Time: 77, Implicit: true}},
+		{DropCollection: &DropCollection{Name: "users"}},
+		{FinishDrop: &FinishDrop{Collection: 1, Group: 1}},
+		{SetSettings: &SetSettings{Settings: wire.Settings{ExplicitCollections: true, RetentionSeconds: 5}}},
+	}
+}
+
+// The bytes of commands are in logs: they must be read for ever.
+func TestGoldenBytes(t *testing.T) {
+	var b strings.Builder
+	for _, c := range sampleCommands() {
+		fmt.Fprintln(&b, hex.EncodeToString(c.Encode()))
+	}
+	m := NewMachine()
+	for i, c := range sampleCommands()[:4] {
+		if _, err := m.Apply(uint64(i+1), c.Encode()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot, _ := m.Snapshot()
+	fmt.Fprintln(&b, hex.EncodeToString(snapshot))
+	const file = "../testdata/placement/records.hex"
+	if golden {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("the bytes of commands or snapshots changed:\n%s", b.String())
+	}
+	for line := range strings.Lines(string(want)) {
+		data, err := hex.DecodeString(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeCommand(data); err != nil {
+			if _, err := decodeState(data); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	for _, good := range []string{"a", "A9", "users", "a.b-c_d", "0", strings.Repeat("x", 64)} {
+		if err := CheckCollectionName(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "_a", ".a", "-a", "a/b", "a b", "é", "a\x00", strings.Repeat("x", 65)} {
+		if CheckCollectionName(bad) == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"users", "orders", "cities", "events", "Logs"}
+	for _, c := range []struct{ given, want string }{
+		{"user", "users"}, {"usres", "users"}, {"Users", "users"}, {"ordrs", "orders"}, {"CITIES", "cities"},
+		{"logs", "Logs"}, {"zebras", ""}, {"x", ""}, {"", ""}, {"city", ""}, {"eventz", "events"},
+	} {
+		if got := nearest(c.given, slices.Values(names)); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.given, got, c.want)
+		}
+	}
+}
