@@ -1,0 +1,211 @@
+package node
+
+import (
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/placement"
+)
+
+// metrics are what /metrics shows: requests as they are answered, and the rest
+// read from the parts at each scrape.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	bytes    *prometheus.CounterVec
+	// Children by port, kind and code, so that an answer costs no label look-up.
+	children [2][128]*kindMetrics
+}
+
+type kindMetrics struct {
+	seconds prometheus.Observer
+	in, out prometheus.Counter
+	ok      prometheus.Counter // answers without an error
+}
+
+func newMetrics(n *Node) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "idb_requests_total", Help: "Requests answered, by port, kind and outcome.",
+		}, []string{"port", "kind", "outcome"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "idb_request_seconds", Help: "Time from a request's arrival to its answer.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 18),
+		}, []string{"port", "kind"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "idb_request_bytes_total", Help: "Bytes of request and answer bodies.",
+		}, []string{"port", "kind", "direction"}),
+	}
+	for port, name := range []string{"client", "peer"} {
+		for k := range m.children[port] {
+			kind := wire.Kind(k).String()
+			if kind == strconv.Itoa(k) {
+				continue // a number without a name is no kind
+			}
+			m.children[port][k] = &kindMetrics{
+				seconds: m.seconds.WithLabelValues(name, kind),
+				in:      m.bytes.WithLabelValues(name, kind, "in"),
+				out:     m.bytes.WithLabelValues(name, kind, "out"),
+				ok:      m.requests.WithLabelValues(name, kind, wire.CodeOK.String()),
+			}
+		}
+	}
+	m.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		m.requests, m.seconds, m.bytes,
+		newCollector(n),
+	)
+	return m
+}
+
+func portName(peer bool) (int, string) {
+	if peer {
+		return 1, "peer"
+	}
+	return 0, "client"
+}
+
+// observe counts one answered request.
+func (m *metrics) observe(o wire.Observation) {
+	i, port := portName(o.Peer)
+	if int(o.Kind) >= len(m.children[i]) || m.children[i][o.Kind] == nil {
+		m.requests.WithLabelValues(port, "unknown", o.Code.String()).Inc()
+		return
+	}
+	c := m.children[i][o.Kind]
+	c.seconds.Observe(o.Took.Seconds())
+	c.in.Add(float64(o.BytesIn))
+	c.out.Add(float64(o.BytesOut))
+	if o.Code == wire.CodeOK {
+		c.ok.Inc()
+		return
+	}
+	m.requests.WithLabelValues(port, o.Kind.String(), o.Code.String()).Inc()
+}
+
+// gauge is one number that is read at a scrape.
+type gauge struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func newGauge(kind prometheus.ValueType, name, help string, labels ...string) gauge {
+	return gauge{prometheus.NewDesc(name, help, labels, nil), kind}
+}
+
+func (g gauge) send(ch chan<- prometheus.Metric, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(g.desc, g.kind, v, labels...)
+}
+
+// collector reads a node's parts at each scrape.
+type collector struct {
+	n *Node
+
+	leads, term, commit, applied, last, flushed, queue, queueBytes, documents, bytes, partitions, rows gauge
+	engineBytes, engineCount                                                                           gauge
+	conns, inFlight, dropped                                                                           gauge
+	diskFree, diskFull, ready, uptime, epoch                                                           gauge
+}
+
+func newCollector(n *Node) *collector {
+	g, c := prometheus.GaugeValue, prometheus.CounterValue
+	return &collector{
+		n:           n,
+		leads:       newGauge(g, "idb_group_leader", "1 if this node leads the group.", "group"),
+		term:        newGauge(g, "idb_group_term", "Raft term of this replica.", "group"),
+		commit:      newGauge(g, "idb_group_commit_index", "Committed log index known to this replica.", "group"),
+		applied:     newGauge(g, "idb_group_applied_index", "Log index applied to this replica's state.", "group"),
+		last:        newGauge(g, "idb_group_last_index", "Last index in this replica's log.", "group"),
+		flushed:     newGauge(g, "idb_group_flushed_index", "Applied log index that is on disk.", "group"),
+		queue:       newGauge(g, "idb_group_queue_commands", "Commands waiting to be proposed.", "group"),
+		queueBytes:  newGauge(g, "idb_group_queue_bytes", "Bytes of the commands waiting to be proposed.", "group"),
+		documents:   newGauge(g, "idb_group_documents", "Live documents.", "group"),
+		bytes:       newGauge(g, "idb_group_document_bytes", "Bytes of live documents.", "group"),
+		partitions:  newGauge(g, "idb_group_partitions", "Partitions that the group owns.", "group"),
+		rows:        newGauge(g, "idb_group_versions", "Versions of all documents, tombstones included.", "group"),
+		engineBytes: newGauge(g, "idb_engine_bytes", "Bytes of a storage engine, by use.", "engine", "use"),
+		engineCount: newGauge(c, "idb_engine_events_total", "Events of a storage engine.", "engine", "event"),
+		conns:       newGauge(g, "idb_connections", "Open connections.", "port"),
+		inFlight:    newGauge(g, "idb_requests_in_flight", "Requests being served.", "port"),
+		dropped:     newGauge(c, "idb_connections_dropped_total", "Connections that broke a rule or stood still.", "port"),
+		diskFree:    newGauge(g, "idb_disk_free_bytes", "Free bytes on the data disk."),
+		diskFull:    newGauge(g, "idb_disk_full", "1 while writes are refused for lack of space."),
+		ready:       newGauge(g, "idb_ready", "1 if /readyz says ready."),
+		uptime:      newGauge(g, "idb_uptime_seconds", "Seconds since the node started."),
+		epoch:       newGauge(g, "idb_placement_epoch", "Epoch of the placement map this node holds."),
+	}
+}
+
+// Describe sends nothing: the collector is unchecked, for its groups come and go.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+func boolValue(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Collect reads everything once.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	n := c.n
+	for _, s := range n.groupStatus() {
+		group := placement.GroupID(s.ID).String()
+		c.leads.send(ch, boolValue(s.State == "leader"), group)
+		c.term.send(ch, float64(s.Term), group)
+		c.commit.send(ch, float64(s.Commit), group)
+		c.applied.send(ch, float64(s.Applied), group)
+		c.last.send(ch, float64(s.LastIndex), group)
+		if s.ID == 0 {
+			continue
+		}
+		c.flushed.send(ch, float64(s.Flushed), group)
+		c.documents.send(ch, float64(s.Documents), group)
+		c.bytes.send(ch, float64(s.Bytes), group)
+		c.partitions.send(ch, float64(s.Partitions), group)
+		if g, ok := n.host.Group(placement.GroupID(s.ID)); ok {
+			commands, bytes := g.Queued()
+			c.queue.send(ch, float64(commands), group)
+			c.queueBytes.send(ch, float64(bytes), group)
+			c.rows.send(ch, float64(g.Machine().Stats().Rows), group)
+		}
+	}
+	for engine, m := range n.host.EngineMetrics() {
+		c.engineBytes.send(ch, float64(m.DiskSpaceUsage()), engine, "disk")
+		c.engineBytes.send(ch, float64(m.MemTable.Size), engine, "memtable")
+		c.engineBytes.send(ch, float64(m.BlockCache.Size), engine, "cache")
+		c.engineBytes.send(ch, float64(m.WAL.PhysicalSize), engine, "log")
+		c.engineCount.send(ch, float64(m.Flush.Count), engine, "flush")
+		c.engineCount.send(ch, float64(m.Compact.Count), engine, "compaction")
+		c.engineCount.send(ch, float64(m.BlockCache.Hits), engine, "cache_hit")
+		c.engineCount.send(ch, float64(m.BlockCache.Misses), engine, "cache_miss")
+	}
+	for port, s := range map[string]wire.ServerStats{"client": n.clients.Stats(), "peer": n.peers.Stats()} {
+		c.conns.send(ch, float64(s.Conns), port)
+		c.inFlight.send(ch, float64(s.InFlight), port)
+		c.dropped.send(ch, float64(s.Dropped), port)
+	}
+	if free, err := n.cfg.FreeSpace(n.cfg.DataDir); err == nil {
+		c.diskFree.send(ch, float64(free))
+	}
+	c.diskFull.send(ch, boolValue(n.host.DiskFull()))
+	c.ready.send(ch, boolValue(n.notReady() == nil))
+	c.uptime.send(ch, time.Since(n.started).Seconds())
+	c.epoch.send(ch, float64(n.places.View().Epoch))
+}
+
+// memoryBytes is what the process holds of the system's memory, as the runtime
+// knows it.
+func memoryBytes() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Sys - m.HeapReleased
+}
