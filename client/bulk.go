@@ -128,8 +128,8 @@ func (b *Bulk) update(c *Collection, kind wire.WriteOp, op, id string, update an
 
 // add takes a write; one that cannot be sent has its result already.
 func (b *Bulk) add(c *Collection, op string, item wire.WriteItem, e *Error, opts []WriteOption) {
-	apply(&item, opts)
-	o := bulkOp{name: op, c: c, item: item, result: BulkItem{ID: item.ID}}
+	repeat := apply(&item, opts)
+	o := bulkOp{name: op, c: c, item: item, result: BulkItem{ID: item.ID}, doubt: repeat}
 	if e != nil {
 		o.result.Err, o.over = e, true
 	}
@@ -282,7 +282,7 @@ type batch struct {
 
 // do sends the part until every write has a result or the time is up.
 func (x *batch) do(ctx context.Context) {
-	err := x.db.c.Do(ctx, wire.KindWrite, true, x)
+	err := x.db.c.Do(ctx, wire.KindWrite, route.Write, x)
 	if err == nil {
 		return
 	}
@@ -295,8 +295,10 @@ func (x *batch) do(ctx context.Context) {
 		if o.last != nil {
 			mine.Refusal = o.last
 		}
-		if o.doubt && !f.Final() {
-			mine.Unknown = true
+		if o.doubt {
+			// A refusal of the whole request is believed only if it speaks for
+			// the attempts before it.
+			mine.Unknown = !f.Final() || !route.Decisive(f.Refusal.Code)
 		}
 		if x.ordered && i > 0 && !mine.Unknown {
 			o.finish(refused(wire.CodeNotAttempted, o.name, x.collection, o.item.ID, "not attempted, an earlier write of the ordered bulk failed"))

@@ -96,8 +96,9 @@ func (c *Collection) writeUpdate(ctx context.Context, kind wire.WriteOp, op, id 
 	return c.write(ctx, op, wire.WriteItem{Op: kind, ID: id, Body: raw}, opts)
 }
 
-// apply sets what the options ask for.
-func apply(item *wire.WriteItem, opts []WriteOption) {
+// apply sets what the options ask for. It answers whether the write may have
+// been sent before.
+func apply(item *wire.WriteItem, opts []WriteOption) (repeat bool) {
 	for i := range opts {
 		switch o := &opts[i]; o.kind {
 		case optIfVersion:
@@ -110,8 +111,11 @@ func apply(item *wire.WriteItem, opts []WriteOption) {
 			item.ReturnDoc = true
 		case optRequestID:
 			item.RequestID = o.id
+		case optRepeat:
+			item.RequestID, repeat = o.id, true
 		}
 	}
+	return repeat
 }
 
 // name gives an item its request ID, if it has none, for all its attempts.
@@ -125,7 +129,10 @@ func name(item *wire.WriteItem, clock *route.Clock) {
 
 // write is the path of every single write.
 func (c *Collection) write(ctx context.Context, op string, item wire.WriteItem, opts []WriteOption) (Result, error) {
-	apply(&item, opts)
+	mode := route.Write
+	if apply(&item, opts) {
+		mode = route.Repeat
+	}
 	x := writes.Get().(*write)
 	x.clock = c.db.c.Clock()
 	name(&item, x.clock)
@@ -134,7 +141,7 @@ func (c *Collection) write(ctx context.Context, op string, item wire.WriteItem, 
 	x.req.Items = x.items[:]
 
 	ctx, cancel := c.db.bound(ctx)
-	err := c.db.c.Do(ctx, wire.KindWrite, true, x)
+	err := c.db.c.Do(ctx, wire.KindWrite, mode, x)
 	if cancel != nil {
 		cancel()
 	}

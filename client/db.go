@@ -127,7 +127,7 @@ func (db *DB) InitCluster(ctx context.Context, req InitRequest) (*InitReply, err
 	var reply InitReply
 	x := control{ask: &req, answer: &reply}
 	ctx, cancel := db.bound(ctx)
-	err := db.c.Do(ctx, wire.KindClusterInit, true, &x)
+	err := db.c.Do(ctx, wire.KindClusterInit, route.Write, &x)
 	if err != nil {
 		e := ofFailure(err, "cluster init", "", "")
 		if cancel != nil {
@@ -217,7 +217,7 @@ func (db *DB) DropCollection(ctx context.Context, name string) error {
 	if cancel != nil {
 		defer cancel()
 	}
-	err := db.c.Do(ctx, wire.KindDropCollection, true, &x)
+	err := db.c.Do(ctx, wire.KindDropCollection, route.Write, &x)
 	if err == nil {
 		return nil
 	}
@@ -246,8 +246,11 @@ func (db *DB) controlNamed(ctx context.Context, op, collection string, kind wire
 	if cancel != nil {
 		defer cancel()
 	}
-	mutates := kind == wire.KindCreateCollection || kind == wire.KindSettings
-	if err := db.c.Do(ctx, kind, mutates, &x); err != nil {
+	mode := route.Read
+	if kind == wire.KindCreateCollection || kind == wire.KindSettings {
+		mode = route.Write
+	}
+	if err := db.c.Do(ctx, kind, mode, &x); err != nil {
 		return ofFailure(err, op, collection, "")
 	}
 	return nil

@@ -329,7 +329,7 @@ func (n *server) ServeWire(ctx context.Context, r *wire.Request, w *wire.Respond
 	case f.hang:
 		<-ctx.Done()
 		n.cancels.Add(1)
-		_ = w.Fail(&wire.Error{Code: wire.CodeTimeout, Message: "time is up"})
+		_ = w.Fail(&wire.Error{Code: wire.CodeOutcomeUnknown, Message: "time is up"})
 	case f.garbage:
 		_ = w.Reply([]byte{0xc0})
 	case f.refuse != nil:

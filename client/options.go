@@ -167,6 +167,7 @@ const (
 	optIfPresent
 	optReturnDoc
 	optRequestID
+	optRepeat
 )
 
 // IfVersion writes only if the document has this version.
@@ -181,17 +182,21 @@ func IfPresent() WriteOption { return WriteOption{kind: optIfPresent} }
 // ReturnDoc answers with the document as written, in Result.Doc.
 func ReturnDoc() WriteOption { return WriteOption{kind: optReturnDoc} }
 
-// WithRequestID writes under an ID that the caller keeps (DB.NewRequestID), so
-// that also another process can repeat the write without doing it twice. An ID
-// is for one write: a second, different one under it gets the first's answer.
+// WithRequestID writes under a fresh ID of DB.NewRequestID, which the caller
+// keeps so that a later process can repeat the write (Repeat) without doing it
+// twice. An ID is for one write: a different one under it gets the first's answer.
 func WithRequestID(id RequestID) WriteOption { return WriteOption{kind: optRequestID, id: id} }
 
-// RetryOf repeats the write that ended with err (ErrOutcomeUnknown) under its
-// request ID: it is done now if it was not done then, and the answer is that of
-// the first time. Everything else must be as it was. Any other err is ignored.
+// Repeat writes under an ID that may have been used for this write before: it
+// is done now if it was not done then, and the answer is that of the first time.
+// Everything else about the write must be as it was.
+func Repeat(id RequestID) WriteOption { return WriteOption{kind: optRepeat, id: id} }
+
+// RetryOf is Repeat of the write that ended with err (ErrOutcomeUnknown). Any
+// other err is ignored: what was surely not done is simply written.
 func RetryOf(err error) WriteOption {
-	if e, ok := asError(err); ok && e.RequestID != (RequestID{}) {
-		return WithRequestID(e.RequestID)
+	if e, ok := asError(err); ok && e.Unknown() && e.RequestID != (RequestID{}) {
+		return Repeat(e.RequestID)
 	}
 	return WriteOption{}
 }

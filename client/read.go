@@ -26,7 +26,7 @@ func (c *Collection) Get(ctx context.Context, id string, opts ...ReadOption) (*D
 	x.req = wire.GetRequest{Collection: c.name, IDs: x.ids[:], AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
 
 	ctx, cancel := c.db.bound(ctx)
-	err := c.db.c.Do(ctx, wire.KindGet, false, x)
+	err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
 	if cancel != nil {
 		cancel()
 	}
@@ -122,7 +122,7 @@ func (c *Collection) GetMany(ctx context.Context, ids []string, opts ...ReadOpti
 	err := each(len(parts), func(k int) error {
 		x := &getMany{c: c, docs: docs, left: parts[k], ids: ids}
 		x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
-		err := c.db.c.Do(ctx, wire.KindGet, false, x)
+		err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
 		mu.Lock()
 		addCost(r.cost, &x.cost)
 		mu.Unlock()
@@ -325,7 +325,7 @@ func (c *Collection) History(ctx context.Context, id string, opts ...ReadOption)
 			}
 			x.reply = wire.HistoryReply{}
 			bound, cancel := c.db.bound(ctx)
-			err := c.db.c.Do(bound, wire.KindHistory, false, &x)
+			err := c.db.c.Do(bound, wire.KindHistory, route.Read, &x)
 			if cancel != nil {
 				cancel()
 			}

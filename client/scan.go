@@ -216,7 +216,7 @@ func (it *Iterator) fetch(ctx context.Context, at position) answer {
 	if cancel != nil {
 		defer cancel()
 	}
-	if err := it.c.db.c.Do(ctx, wire.KindScan, false, &x); err != nil {
+	if err := it.c.db.c.Do(ctx, wire.KindScan, route.Read, &x); err != nil {
 		return answer{err: ofFailure(err, "scan", it.c.name, "")}
 	}
 	return x.got

@@ -301,16 +301,27 @@ func (c *Cluster) reachable() bool {
 	return false
 }
 
-// whyDown is the last failure of some node, for errors.
+// whyDown is the last failure of each node that is down, for errors.
 func (c *Cluster) whyDown() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var all []error
 	for _, id := range c.sortedLocked() {
 		if n := c.nodes[id]; n.is() == nodeDown {
 			if err := n.lastErr(); err != nil {
-				return err
+				all = append(all, fmt.Errorf("%s: %w", id, err))
 			}
 		}
 	}
-	return nil
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
+	}
+	texts := make([]string, len(all))
+	for i, err := range all {
+		texts[i] = err.Error()
+	}
+	return &seekError{text: strings.Join(texts, "; "), last: all[0]}
 }

@@ -27,6 +27,19 @@ type Exchange interface {
 	Read(body []byte, lost bool) error
 }
 
+// Mode says what a repeated or lost request would mean.
+type Mode uint8
+
+const (
+	// Read changes nothing: it may be sent any number of times.
+	Read Mode = iota
+	// Write changes something, under a request ID that was never sent before.
+	Write
+	// Repeat is a Write whose request ID may have been sent before, by an
+	// earlier call: that attempt may have been received.
+	Repeat
+)
+
 // Streamer is an Exchange whose answer is a stream. Begin is called before each
 // attempt and drops what an earlier one left; Part takes one part; Read is
 // called with nil after the last.
@@ -69,11 +82,14 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 const maxPooled = 1 << 20
 
 // Do sends a request until it is answered, refused for good, or ctx ends. The
-// error is a *Failure. mutates says that the effect of a lost answer matters:
-// then the exchange must carry the same request ID in every attempt.
-func (c *Cluster) Do(ctx context.Context, kind wire.Kind, mutates bool, x Exchange) error {
+// error is a *Failure. Of a write, the exchange must carry the same request ID
+// in every attempt.
+func (c *Cluster) Do(ctx context.Context, kind wire.Kind, mode Mode, x Exchange) error {
 	c.counts.requests.Add(1)
-	t := try{mutates: mutates, start: time.Now(), wait: backoff{min: 4 * time.Millisecond, max: 100 * time.Millisecond}}
+	t := try{
+		mutates: mode != Read, lost: mode == Repeat, start: time.Now(),
+		wait: backoff{min: 4 * time.Millisecond, max: 100 * time.Millisecond},
+	}
 	err := c.do(ctx, kind, x, &t)
 	if t.token != 0 {
 		t.group.release(t.token)
@@ -149,7 +165,7 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 	switch judge(refusal.Code, t.mutates, t.lost) {
 	case final:
 		// Whoever decides about a document leads its group.
-		if p.group != nil && p.direct && decisive(refusal.Code) && refusal.Code >= wire.CodeNotFound {
+		if p.group != nil && p.direct && Decisive(refusal.Code) && refusal.Code >= wire.CodeNotFound {
 			p.group.found(p.node, true)
 		}
 		return -1, errFinal
@@ -270,8 +286,9 @@ func (c *Cluster) failure(err error, t *try) *Failure {
 		if c.base.Err() != nil {
 			f.Ended = ErrClosed
 		}
-		if f.Refusal == nil && f.Err == nil {
-			f.Err = c.whyDown()
+		// Nobody to ask is the better reason than how the last one went.
+		if why := c.whyDown(); why != nil && (f.Refusal == nil && f.Err == nil || !c.reachable()) {
+			f.Err, f.Node = why, ""
 		}
 	}
 	if f.Unknown {

@@ -9,7 +9,7 @@ import (
 
 const (
 	// probePatience is how long one probe may hang before another caller probes too.
-	probePatience = 500 * time.Millisecond
+	probePatience = 200 * time.Millisecond
 	// detour is how long a replica that forwards stands in for a leader that
 	// this client cannot reach, before the leader is looked for again.
 	detour = time.Second

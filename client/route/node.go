@@ -187,18 +187,22 @@ func (n *node) keep(i int, l *wire.Conn) {
 
 // keeper holds one link open until the node or the cluster ends.
 func (n *node) keeper(i int, l *wire.Conn) {
-	wait := backoff{min: 20 * time.Millisecond, max: time.Second}
+	// A node that does not answer is dialed less and less often, one that
+	// answers and drops the connection again nearly at once: callers wait for it.
+	dead := backoff{min: 20 * time.Millisecond, max: time.Second}
+	flapping := backoff{min: 2 * time.Millisecond, max: 100 * time.Millisecond}
 	for {
 		if l == nil {
 			var err error
 			if l, err = n.dial(); err != nil {
 				n.failed(err)
-				if n.c.sleep(n.ctx, wait.next()) != nil {
+				if n.c.sleep(n.ctx, dead.next()) != nil {
 					return
 				}
 				continue
 			}
 		}
+		dead.reset()
 		since := time.Now()
 		n.opened(i, l)
 		select {
@@ -216,11 +220,9 @@ func (n *node) keeper(i int, l *wire.Conn) {
 			// A dial of a stopped process succeeds; only its hello does not come.
 			n.failed(err)
 		}
-		// A connection that lived is dialed again at once; one that did not is
-		// part of the failure before it.
-		if time.Since(since) > wait.max {
-			wait.reset()
-		} else if n.c.sleep(n.ctx, wait.next()) != nil {
+		if time.Since(since) > time.Second {
+			flapping.reset()
+		} else if n.c.sleep(n.ctx, flapping.next()) != nil {
 			return
 		}
 	}

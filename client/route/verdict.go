@@ -19,10 +19,10 @@ const (
 	unknown                // give up; what happened is not known
 )
 
-// decisive refusals answer for the request as a whole: the log decided them,
+// Decisive refusals answer for the request as a whole: the log decided them,
 // under the request ID, or every attempt would have met them. Any other refusal
 // says nothing about an earlier attempt whose answer was lost.
-func decisive(code wire.Code) bool {
+func Decisive(code wire.Code) bool {
 	switch code {
 	case wire.CodeBadRequest, wire.CodeBadDocument, wire.CodeBadUpdate, wire.CodeBadID,
 		wire.CodeBadCollection, wire.CodeBadCursor, wire.CodeUnsupported,
@@ -35,7 +35,7 @@ func decisive(code wire.Code) bool {
 	return false
 }
 
-// Judge says what a refusal means for a request; lost: an earlier attempt may
+// judge says what a refusal means for a request; lost: an earlier attempt may
 // have been received and its answer was lost.
 func judge(code wire.Code, mutates, lost bool) verdict {
 	switch {
@@ -48,7 +48,7 @@ func judge(code wire.Code, mutates, lost bool) verdict {
 			return doubt
 		}
 		return again
-	case !mutates || !lost || decisive(code):
+	case !mutates || !lost || Decisive(code):
 		return final
 	case code == wire.CodeDiskFull:
 		// Whether the lost attempt was written before the disk was full can
