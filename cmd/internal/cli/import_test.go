@@ -179,6 +179,31 @@ func TestImportAgainReads(t *testing.T) {
 	}
 }
 
+// TestImportAgainCompares: a worker that reads first still sees what differs,
+// and inserts what is missing.
+func TestImportAgainCompares(t *testing.T) {
+	const n = 10_000
+	for _, replace := range []bool{false, true} {
+		s := newMemoryStore()
+		if _, _, err := importText(t, s, cityLines(n), nil); err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(cityLines(n), `"name":"city 9990"`, `"name":"other"`, 1)
+		delete(s.docs, "c/09991")
+		m, _, err := importText(t, s, changed, func(m *importRun) { m.replace = replace })
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("inserted 1 replaced 0 unchanged %d conflicts 1 bad 0", n-2)
+		if replace {
+			want = fmt.Sprintf("inserted 1 replaced 1 unchanged %d conflicts 0 bad 0", n-2)
+		}
+		if got := counts(m); got != want {
+			t.Errorf("replace %v: got %s, want %s", replace, got, want)
+		}
+	}
+}
+
 func TestImportWithoutIDs(t *testing.T) {
 	text := "{\"a\":1}\n{\"a\":1}\n{\"b\":2}\n"
 	s := newMemoryStore()

@@ -55,7 +55,7 @@ Examples:
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "data", Usage: "`DIR`: where the data is", DefaultText: "a temporary one"},
 				&cli.IntFlag{Name: "nodes", Usage: "`N`: nodes, 1 or 3", Value: 1},
-				&cli.IntFlag{Name: "port", Usage: "`PORT`: of the first node's clients; peers and HTTP follow, nodes are 10 apart", Value: 7400},
+				&cli.IntFlag{Name: "port", Usage: "`PORT`: first of all ports (peers +1, HTTP +2, next node +10); 0: free ones", Value: 7400},
 				&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: trace, debug, info, warn or error", Value: "warn"},
 			},
 			Action: a.dev,
@@ -125,8 +125,8 @@ func (a *app) dev(c *cli.Context) (err error) {
 	if nodes != 1 && nodes != 3 {
 		return usagef("idb dev: --nodes %d: choose 1 or 3", nodes)
 	}
-	if port < 1 || port > 65535-22 {
-		return usagef("idb dev: --port %d: choose 1 to %d", port, 65535-22)
+	if port < 0 || port > 65535-22 {
+		return usagef("idb dev: --port %d: choose 1 to %d, or 0 for ports that are free", port, 65535-22)
 	}
 	level := hclog.LevelFromString(c.String("log-level"))
 	if level == hclog.NoLevel {

@@ -129,8 +129,15 @@ var changing = []struct {
 // and then again after a restart.
 func TestSession(t *testing.T) {
 	dir := t.TempDir()
-	port := strconv.Itoa(freePorts(t, 3))
-	env := []string{"IDB_ADDR=127.0.0.1:" + port, "IDB_TIMEOUT=20s"}
+	var env []string
+	open := func() *running {
+		db := start(t, "dev", "--data", dir, "--port", "0")
+		db.waitFor(t, "Ctrl-C ends it")
+		_, addr, _ := strings.Cut(db.errOut.String(), "clients connect to ")
+		addr, _, _ = strings.Cut(addr, "\n")
+		env = []string{"IDB_ADDR=" + addr, "IDB_TIMEOUT=20s"}
+		return db
+	}
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"people.ndjson":  `{"_id":"p1","name":"Ada"}` + "\n" + `{"name":"no id"}` + "\nbroken\n" + `{"_id":"p2","name":"Bob"}` + "\n",
@@ -142,8 +149,7 @@ func TestSession(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	db := start(t, "dev", "--data", dir, "--port", port)
-	db.waitFor(t, "ready in")
+	db := open()
 
 	var b strings.Builder
 	cursor := ""
@@ -244,8 +250,7 @@ func TestSession(t *testing.T) {
 	if code := db.end(t); code != exitOK {
 		t.Fatalf("idb dev ended with exit code %d:\n%s", code, db.errOut)
 	}
-	db = start(t, "dev", "--data", dir, "--port", port)
-	db.waitFor(t, "ready in")
+	db = open()
 	note("after a restart")
 	step("count", "orders")
 	step("get", "users", "ada")
