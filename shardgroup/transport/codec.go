@@ -41,6 +41,7 @@ const (
 const (
 	flagSuccess        = 1 << 0 // entries accepted, vote granted, snapshot installed
 	flagNoRetryBackoff = 1 << 1
+	flagFull           = 1 << 2 // the answerer's disk is nearly full: do not make it leader
 )
 
 // Flags of a vote.

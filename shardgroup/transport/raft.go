@@ -63,7 +63,6 @@ type Staging interface {
 type RaftTransport struct {
 	peers *Peers
 	group placement.GroupID
-	self  raft.ServerID
 	o     RaftOptions
 
 	rpc      chan raft.RPC
@@ -72,9 +71,19 @@ type RaftTransport struct {
 
 	// refuse, if set, is why entries are not taken at the moment.
 	refuse atomic.Pointer[error]
+	full   atomic.Bool // this node's disk is nearly full
 
-	mu      sync.Mutex
-	streams map[streamKey]*stream // guarded by mu; snapshots being received
+	mu       sync.Mutex
+	streams  map[streamKey]*stream      // guarded by mu; snapshots being received
+	progress map[raft.ServerID]Progress // guarded by mu
+}
+
+// Progress is what a follower's last answer told.
+type Progress struct {
+	LastIndex uint64    // of its log
+	At        time.Time // when it answered
+	Success   bool      // it accepted what it was sent
+	Full      bool      // its disk is nearly full
 }
 
 var (
@@ -92,6 +101,9 @@ type RaftOptions struct {
 	// InstallTimeout is how long a follower may take to install a snapshot
 	// after the last byte. Zero means 2 min.
 	InstallTimeout time.Duration
+	// PlainIDs says that the group's members are known by their nodes alone,
+	// without incarnations.
+	PlainIDs bool
 	// Receiver takes snapshots. Nil: they are received into memory, which is
 	// for small machines only (at most 64 MiB).
 	Receiver SnapshotReceiver
@@ -115,11 +127,12 @@ func (p *Peers) Raft(g placement.GroupID, o RaftOptions) (*RaftTransport, error)
 	t := &RaftTransport{
 		peers:   p,
 		group:   g,
-		self:    ServerID(p.o.NodeID, p.o.Incarnation),
 		o:       o,
 		rpc:     make(chan raft.RPC),
 		down:    make(chan struct{}),
 		streams: make(map[streamKey]*stream),
+
+		progress: make(map[raft.ServerID]Progress),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,6 +178,18 @@ func (t *RaftTransport) RefuseEntries(err error) {
 	t.refuse.Store(&err)
 }
 
+// SetFull tells the leaders of this group, with the next answer, whether this
+// node's disk is nearly full.
+func (t *RaftTransport) SetFull(full bool) { t.full.Store(full) }
+
+// Progress is what a follower last answered to this node; the zero value if it
+// never did.
+func (t *RaftTransport) Progress(id raft.ServerID) Progress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.progress[id]
+}
+
 // Consumer is where raft takes its messages from.
 func (t *RaftTransport) Consumer() <-chan raft.RPC { return t.rpc }
 
@@ -205,6 +230,14 @@ func (t *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	if err != nil {
 		return err
 	}
+	p := Progress{LastIndex: a.last, At: time.Now(), Success: a.flags&flagSuccess != 0, Full: a.flags&flagFull != 0}
+	if n > 0 && p.Success {
+		// The answer's last index is from before the entries.
+		p.LastIndex = max(p.LastIndex, args.Entries[n-1].Index)
+	}
+	t.mu.Lock()
+	t.progress[id] = p
+	t.mu.Unlock()
 	*resp = raft.AppendEntriesResponse{
 		RPCHeader:      header(id),
 		Term:           a.term,
@@ -288,7 +321,7 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 		return nil, errShut
 	default:
 	}
-	id := ServerID(from.Node, from.Incarnation)
+	id := t.idOf(from)
 	switch kind {
 	case wire.KindRaftAppend:
 		req := &raft.AppendEntriesRequest{RPCHeader: header(id)}
@@ -315,6 +348,9 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 		}
 		if r.NoRetryBackoff {
 			a.flags |= flagNoRetryBackoff
+		}
+		if t.full.Load() {
+			a.flags |= flagFull
 		}
 		return appendAnswer(nil, a), nil
 	case wire.KindRaftVote:
@@ -362,6 +398,14 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 	default:
 		return nil, fmt.Errorf("transport: kind %d is not raft's", kind)
 	}
+}
+
+// idOf is how a node is called in this group's configuration.
+func (t *RaftTransport) idOf(from *peerInfo) raft.ServerID {
+	if t.o.PlainIDs {
+		return ServerID(from.Node, "")
+	}
+	return ServerID(from.Node, from.Incarnation)
 }
 
 func granted(term uint64, yes bool) answer {

@@ -224,7 +224,7 @@ func (t *RaftTransport) beginStream(key streamKey, from *peerInfo, body []byte) 
 	if err := decodeMeta(body, &s.meta); err != nil {
 		return err
 	}
-	s.meta.RPCHeader = header(ServerID(from.Node, from.Incarnation))
+	s.meta.RPCHeader = header(t.idOf(from))
 	s.meta.Leader = s.meta.Addr
 
 	// One at a time: a second one is from another leader, or the first one's

@@ -1,0 +1,524 @@
+package shardgroup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Bounds of one entry, and how many may be in flight. Two in flight keep the
+// disk busy while the next one fills; more only make entries smaller.
+const (
+	batchCommands = 256
+	batchBytes    = 512 << 10
+	batchWindow   = 2
+)
+
+// Outcome is what became of one command of ProposeMany.
+type Outcome struct {
+	Result fsm.Result
+	Err    error // as Propose's
+}
+
+// proposal is one command that waits.
+type proposal struct {
+	cmd   fsm.Command
+	size  int
+	seq   uint64 // order of arrival
+	since time.Time
+	out   *Outcome
+	w     *waiter
+}
+
+// waiter is one caller and how many of its commands have no outcome yet.
+type waiter struct {
+	left atomic.Int32
+	done chan struct{} // closed at 0
+}
+
+func (p *proposal) finish(r fsm.Result, err error) {
+	p.out.Result, p.out.Err = r, err
+	if p.w.left.Add(-1) == 0 {
+		close(p.w.done)
+	}
+}
+
+// batcher packs commands into entries.
+//
+// Invariant: floor is the largest timestamp that was assigned in this term, or
+// promised to a reader by this or an earlier leader. Timestamps are assigned
+// in the order of the entries.
+type batcher struct {
+	g *Group
+
+	mu      sync.Mutex
+	cond    sync.Cond
+	queue   []*proposal // guarded by mu; queue[head:] wait
+	head    int         // guarded by mu
+	bytes   int         // guarded by mu
+	seq     uint64      // guarded by mu; of the last proposal queued
+	flying  []*batch    // guarded by mu; in order
+	term    uint64      // guarded by mu; 0: this node does not serve as leader
+	stopped bool        // guarded by mu
+	paused  time.Time   // guarded by mu; until then nothing is proposed
+
+	floor      hlc.Timestamp // guarded by mu; see the invariant
+	sent, done uint64        // guarded by mu; batches proposed, and landed
+	drained    []drainWait   // guarded by mu
+}
+
+// drainWait is a reader that waits until the batches proposed before it are
+// applied.
+type drainWait struct {
+	upto uint64
+	ch   chan error
+}
+
+// refusedError: the entry could not be made; nothing was proposed.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return "shardgroup: entry cannot be made: " + e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// batch is the commands of one entry.
+type batch struct {
+	props  []*proposal
+	term   uint64
+	since  time.Time
+	gaveUp bool // guarded by batcher.mu; the callers were told "unknown"
+}
+
+func (b *batcher) init(g *Group) {
+	b.g = g
+	b.cond.L = &b.mu
+}
+
+// newProposal checks a command, so that one that cannot be packed does not
+// spoil the others of its entry.
+func newProposal(c fsm.Command, now time.Time, out *Outcome, w *waiter) (proposal, error) {
+	if err := c.Check(); err != nil {
+		return proposal{}, fmt.Errorf("shardgroup: command cannot be proposed: %w", err)
+	}
+	return proposal{cmd: c, size: c.EncodedLen(), since: now, out: out, w: w}, nil
+}
+
+// add queues commands; those that do not fit get their outcome at once. urgent
+// commands are the group's own and always fit.
+func (b *batcher) add(props []*proposal, urgent bool) {
+	cfg := &b.g.host.cfg
+	refused := len(props)
+	var err error
+	b.mu.Lock()
+	switch {
+	case b.stopped:
+		err, refused = b.g.stopError(), 0
+	case b.term == 0:
+		err, refused = b.g.notLeader(), 0
+	default:
+		for i, p := range props {
+			if !urgent && (len(b.queue)-b.head >= cfg.QueueCommands || b.bytes+p.size > cfg.QueueBytes && b.bytes > 0) {
+				err, refused = ErrOverloaded, i
+			}
+			if err != nil {
+				break
+			}
+			b.seq++
+			p.seq = b.seq
+			b.queue = append(b.queue, p)
+			b.bytes += p.size
+		}
+	}
+	b.cond.Signal()
+	b.mu.Unlock()
+	if err != nil {
+		for _, p := range props[refused:] {
+			p.finish(fsm.Result{}, err)
+		}
+	}
+}
+
+// open begins a term. floor is what the machine says: nothing at or below it
+// may be assigned.
+func (b *batcher) open(term uint64, floor hlc.Timestamp) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.term = term
+	b.floor = max(b.floor, floor)
+	b.paused = time.Time{}
+	b.cond.Signal()
+}
+
+// shut ends the term: what was not proposed is refused.
+func (b *batcher) shut(err error) {
+	b.mu.Lock()
+	b.term = 0
+	queue := b.queue[b.head:]
+	b.queue, b.head, b.bytes = nil, 0, 0
+	waits := b.drained
+	b.drained = nil
+	b.mu.Unlock()
+	for _, p := range queue {
+		p.finish(fsm.Result{}, err)
+	}
+	for _, w := range waits {
+		w.ch <- err
+	}
+}
+
+// stop ends run.
+func (b *batcher) stop() {
+	b.mu.Lock()
+	b.stopped = true
+	b.cond.Broadcast()
+	b.mu.Unlock()
+	b.shut(b.g.stopError())
+}
+
+// run proposes batches until stop.
+func (b *batcher) run() {
+	cmds := make([]fsm.Command, 0, batchCommands)
+	for {
+		bt := b.take()
+		if bt == nil {
+			return
+		}
+		size := 16
+		cmds = cmds[:0]
+		for _, p := range bt.props {
+			cmds = append(cmds, p.cmd)
+			size += p.size
+		}
+		data, err := fsm.AppendEntry(make([]byte, 0, size), cmds)
+		clear(cmds)
+		if err != nil {
+			b.landed(bt, nil, &refusedError{err})
+			continue
+		}
+		if !b.g.propose(data, bt.term, func(answer any, err error) { b.landed(bt, answer, err) }) {
+			b.landed(bt, nil, raft.ErrRaftShutdown)
+		}
+	}
+}
+
+// take waits for commands and an open window, and assigns timestamps.
+func (b *batcher) take() *batch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		if b.stopped {
+			return nil
+		}
+		if b.term != 0 && b.head < len(b.queue) && len(b.flying) < batchWindow && !b.pausedLocked() {
+			break
+		}
+		b.cond.Wait()
+	}
+	bt := &batch{term: b.term, since: time.Now()}
+	n, size := 0, 0
+	for b.head+n < len(b.queue) && n < batchCommands {
+		p := b.queue[b.head+n]
+		if n > 0 && size+p.size > batchBytes {
+			break
+		}
+		size += p.size
+		n++
+	}
+	bt.props = make([]*proposal, n)
+	copy(bt.props, b.queue[b.head:])
+	clear(b.queue[b.head : b.head+n])
+	b.head += n
+	b.bytes -= size
+	if b.head == len(b.queue) {
+		b.queue, b.head = b.queue[:0], 0
+	} else if b.head > 4096 && b.head > len(b.queue)/2 {
+		b.queue = append(b.queue[:0], b.queue[b.head:]...)
+		b.head = 0
+	}
+	for _, p := range bt.props {
+		b.floor = max(b.floor+1, b.g.host.cfg.Clock.Now())
+		p.cmd.Time = b.floor
+	}
+	b.flying = append(b.flying, bt)
+	b.sent++
+	return bt
+}
+
+// pausedLocked: leadership is being handed over, and raft refuses entries.
+func (b *batcher) pausedLocked() bool {
+	return !b.paused.IsZero() && time.Now().Before(b.paused)
+}
+
+// landed gives a batch its outcome.
+func (b *batcher) landed(bt *batch, answer any, err error) {
+	results, ok := answer.([]fsm.Result)
+	b.mu.Lock()
+	for i, f := range b.flying {
+		if f == bt {
+			b.flying = append(b.flying[:i], b.flying[i+1:]...)
+			break
+		}
+	}
+	gaveUp := bt.gaveUp
+	var waits []drainWait
+	var drainErr error
+	if ok && err == nil {
+		b.done++
+		kept := b.drained[:0]
+		for _, w := range b.drained {
+			if w.upto <= b.done {
+				waits = append(waits, w)
+			} else {
+				kept = append(kept, w)
+			}
+		}
+		b.drained = kept
+	} else {
+		// Some entry of this term has another fate than to be applied in order:
+		// whoever counted on it must ask again.
+		b.done++
+		waits, b.drained = b.drained, nil
+		drainErr = b.g.notLeader()
+	}
+	transfer := errors.Is(err, raft.ErrLeadershipTransferInProgress)
+	if transfer && !gaveUp && !b.stopped && b.term == bt.term {
+		// Nothing was proposed. Wait for the handover to end either way; if it
+		// fails the commands go on here, if not they are refused by shut.
+		b.paused = time.Now().Add(5 * time.Millisecond)
+		rest := b.queue[b.head:]
+		at, _ := slices.BinarySearchFunc(rest, bt.props[0].seq, func(p *proposal, seq uint64) int { return cmp.Compare(p.seq, seq) })
+		b.queue, b.head = slices.Concat(rest[:at], bt.props, rest[at:]), 0
+		for _, p := range bt.props {
+			b.bytes += p.size
+		}
+		time.AfterFunc(5*time.Millisecond, func() {
+			b.mu.Lock()
+			b.cond.Signal()
+			b.mu.Unlock()
+		})
+		gaveUp = true
+	}
+	b.cond.Signal()
+	b.mu.Unlock()
+	for _, w := range waits {
+		w.ch <- drainErr
+	}
+	if gaveUp {
+		return
+	}
+	var outcome error
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused):
+		outcome = refused
+	case err != nil:
+		outcome = b.g.proposalError(err)
+	case answer == errVoid:
+		outcome = b.g.notLeader()
+	case !ok || len(results) != len(bt.props):
+		outcome = ErrOutcomeUnknown // the replica has halted
+	}
+	for i, p := range bt.props {
+		if outcome != nil {
+			p.finish(fsm.Result{}, outcome)
+		} else {
+			p.finish(results[i], nil)
+		}
+	}
+}
+
+// expire tells those who have waited too long: queued commands were not
+// proposed, those in flight may yet be applied.
+func (b *batcher) expire(now time.Time, limit time.Duration) {
+	var late, unknown []*proposal
+	b.mu.Lock()
+	for b.head < len(b.queue) && now.Sub(b.queue[b.head].since) > limit {
+		p := b.queue[b.head]
+		b.queue[b.head] = nil
+		b.head++
+		b.bytes -= p.size
+		late = append(late, p)
+	}
+	for _, bt := range b.flying {
+		if !bt.gaveUp && now.Sub(bt.since) > limit {
+			bt.gaveUp = true
+			unknown = append(unknown, bt.props...)
+		}
+	}
+	b.mu.Unlock()
+	for _, p := range late {
+		p.finish(fsm.Result{}, ErrTimeout)
+	}
+	for _, p := range unknown {
+		p.finish(fsm.Result{}, ErrOutcomeUnknown)
+	}
+}
+
+// promise raises the floor to ts, and waits until everything assigned at or
+// below it is applied. The ceiling must be at or above ts already.
+func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
+	b.mu.Lock()
+	if b.term == 0 {
+		b.mu.Unlock()
+		return b.g.notLeader()
+	}
+	b.floor = max(b.floor, ts)
+	if b.done == b.sent {
+		b.mu.Unlock()
+		return nil
+	}
+	w := drainWait{upto: b.sent, ch: make(chan error, 1)}
+	b.drained = append(b.drained, w)
+	b.mu.Unlock()
+	select {
+	case err := <-w.ch:
+		return err
+	case <-ctx.Done():
+		return ErrTimeout
+	case <-b.g.stop:
+		return b.g.stopError()
+	}
+}
+
+// queued is how much waits.
+func (b *batcher) queued() (commands, bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue) - b.head, b.bytes
+}
+
+// Propose replicates one command and answers its result. It fails with
+// *NotLeaderError, ErrOverloaded, ErrDiskFull, ErrTimeout or ErrStopped if
+// nothing was done, and with ErrOutcomeUnknown if the command may yet be
+// applied. The end of ctx stops the waiting, not the command.
+func (g *Group) Propose(ctx context.Context, c fsm.Command) (fsm.Result, error) {
+	if err := g.admit(ctx); err != nil {
+		return fsm.Result{}, err
+	}
+	// One piece of memory for everything a lone command needs.
+	one := &struct {
+		p    proposal
+		w    waiter
+		out  Outcome
+		list [1]*proposal
+	}{}
+	one.w.done = make(chan struct{})
+	one.w.left.Store(1)
+	var err error
+	if one.p, err = newProposal(c, time.Now(), &one.out, &one.w); err != nil {
+		return fsm.Result{}, err
+	}
+	one.list[0] = &one.p
+	g.batcher.add(one.list[:], false)
+	if err := g.await(ctx, &one.w); err != nil {
+		return fsm.Result{}, err
+	}
+	return one.out.Result, one.out.Err
+}
+
+// ProposeMany replicates commands and answers one outcome for each. They are
+// applied in their order unless leadership is handed over meanwhile. They may
+// come to lie in several entries, and some may fail while others do not.
+func (g *Group) ProposeMany(ctx context.Context, cs []fsm.Command) []Outcome {
+	outs := make([]Outcome, len(cs))
+	if len(cs) == 0 {
+		return outs
+	}
+	fail := func(err error) []Outcome {
+		// The commands' own outcomes may still be written to: answer others.
+		outs := make([]Outcome, len(cs))
+		for i := range outs {
+			outs[i].Err = err
+		}
+		return outs
+	}
+	if err := g.admit(ctx); err != nil {
+		return fail(err)
+	}
+	w := &waiter{done: make(chan struct{})}
+	w.left.Store(int32(len(cs)))
+	props := make([]proposal, len(cs))
+	list := make([]*proposal, 0, len(cs))
+	now := time.Now()
+	for i := range cs {
+		var err error
+		if props[i], err = newProposal(cs[i], now, &outs[i], w); err != nil {
+			p := proposal{out: &outs[i], w: w}
+			p.finish(fsm.Result{}, err)
+			continue
+		}
+		list = append(list, &props[i])
+	}
+	g.batcher.add(list, false)
+	if err := g.await(ctx, w); err != nil {
+		return fail(err)
+	}
+	return outs
+}
+
+// admit refuses what cannot be proposed now.
+func (g *Group) admit(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ErrTimeout
+	}
+	if _, err := g.term(ctx); err != nil {
+		return err
+	}
+	if g.host.full.Load() {
+		return ErrDiskFull
+	}
+	return nil
+}
+
+// await waits for a caller's outcomes.
+func (g *Group) await(ctx context.Context, w *waiter) error {
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+	case <-g.stop:
+		// What was still queued is being refused just now; what is in flight
+		// gets an outcome while raft settles.
+		select {
+		case <-w.done:
+			return nil
+		case <-ctx.Done():
+		case <-g.down:
+		}
+	}
+	select {
+	case <-w.done:
+		return nil
+	default:
+		return ErrOutcomeUnknown
+	}
+}
+
+// proposeOwn replicates a command of the group's own, also when the disk is
+// nearly full: these make room, or are tiny.
+func (g *Group) proposeOwn(ctx context.Context, c fsm.Command) (fsm.Result, error) {
+	if _, err := g.term(ctx); err != nil {
+		return fsm.Result{}, err
+	}
+	var out Outcome
+	w := &waiter{done: make(chan struct{})}
+	w.left.Store(1)
+	p, err := newProposal(c, time.Now(), &out, w)
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	g.batcher.add([]*proposal{&p}, true)
+	if err := g.await(ctx, w); err != nil {
+		return fsm.Result{}, err
+	}
+	return out.Result, out.Err
+}

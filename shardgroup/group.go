@@ -1,0 +1,316 @@
+package shardgroup
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/transport"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Group is one replica of one shard group. Propose and the reads work on the
+// leader only; the machine applies on every replica, always from raft's own
+// goroutine.
+type Group struct {
+	replica
+	spec    GroupSpec
+	machine *fsm.Machine
+	batcher batcher
+	snaps   *snapshotStore
+	apply   *applier
+	promise promises
+	keeper  keeper
+
+	snapping atomic.Bool // a snapshot is being taken
+}
+
+// openGroup brings the group's stores in order and starts raft.
+func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
+	g := &Group{spec: spec}
+	if err := g.init(h, spec); err != nil {
+		return nil, err
+	}
+	g.batcher.init(g)
+	g.promise.g = g
+	g.keeper.g = g
+	g.onReady = g.becomeLeader
+	g.onLost = g.loseLeadership
+
+	g.logs, err = openLogStore(h.logs, spec.ID, h.fatal, g.stopRaftGoroutine)
+	if err != nil {
+		return nil, err
+	}
+	g.machine, err = fsm.Open(fsm.Options{Group: spec.ID, Engine: h.state, Logger: h.cfg.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("shardgroup: open %s: %w", spec.ID, err)
+	}
+	g.snaps, err = openSnapshotStore(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.snaps.finishPending(); err != nil {
+		return nil, err
+	}
+	if err := g.checkLog(); err != nil {
+		return nil, err
+	}
+	g.stable = newGroupStable(h.stable, spec.ID, h.fatal, g.stopRaftGoroutine)
+	if err := bootstrap(g.logs, g.stable, g.snaps, spec.configuration()); err != nil {
+		return nil, err
+	}
+	g.apply = newApplier(g)
+	g.applied.advance(g.machine.Applied())
+	g.trans, err = h.cfg.Peers.Raft(spec.ID, transport.RaftOptions{
+		Timeout:       max(h.cfg.Timing.Heartbeat, 200*time.Millisecond),
+		AppendTimeout: h.cfg.StallLimit + time.Second,
+		Receiver:      g.snaps,
+		PlainIDs:      spec.plain(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if h.critical.Load() {
+		g.trans.RefuseEntries(errCritical)
+	}
+	conf := h.cfg.raftConfig(g.self, g.notify, g.log.Named("raft"), len(spec.Members))
+	if spec.Preferred != "" && spec.Preferred != h.cfg.NodeID && len(spec.Members) > 1 {
+		// The preferred member gets a head start; normal timing follows.
+		conf.HeartbeatTimeout *= 2
+		conf.ElectionTimeout = max(conf.ElectionTimeout, conf.HeartbeatTimeout)
+	}
+	if err := g.start(conf, g.apply, g.logs, g.stable, g.snaps); err != nil {
+		_ = g.trans.Close() // never fails
+		return nil, err
+	}
+	g.bg.Add(1)
+	go func() { defer g.bg.Done(); g.batcher.run() }()
+	return g, nil
+}
+
+// checkLog refuses a replica whose log and state do not meet: one of its
+// directories was put back from another time.
+func (g *Group) checkLog() error {
+	m := g.snaps.marker()
+	if applied := g.machine.Applied(); applied < m.applied {
+		return fmt.Errorf("shardgroup: state of %s is at %d, below its snapshot at %d (state and log directories do not belong together; wipe this node's data and let it be copied again)", g.id, applied, m.applied)
+	}
+	if first, _ := g.logs.FirstIndex(); first > m.index+1 {
+		return fmt.Errorf("shardgroup: log of %s begins at %d, its snapshot ends at %d (entries are missing; wipe this node's data and let it be copied again)", g.id, first, m.index)
+	}
+	return nil
+}
+
+// bootstrap writes the group's first entry, the same on all members, if there
+// is nothing yet. It may be repeated after a crash at any point.
+func bootstrap(logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, c raft.Configuration) error {
+	list, err := snaps.List()
+	if err != nil {
+		return err
+	}
+	last, err := logs.LastIndex()
+	if err != nil || last > 0 || len(list) > 0 {
+		return err
+	}
+	if err := logs.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}); err != nil {
+		return err
+	}
+	term, err := stable.GetUint64([]byte("CurrentTerm"))
+	if err != nil && err.Error() != errNotFound.Error() {
+		return err
+	}
+	if term == 0 {
+		return stable.SetUint64([]byte("CurrentTerm"), 1)
+	}
+	return nil
+}
+
+// ID is the group's.
+func (g *Group) ID() placement.GroupID { return g.id }
+
+// Spec is what the group was started with.
+func (g *Group) Spec() GroupSpec { return g.spec }
+
+// Machine is the group's state. On the leader, after ReadIndex or ReadAt, it
+// may be read; on other replicas it lags.
+func (g *Group) Machine() *fsm.Machine { return g.machine }
+
+// becomeLeader is called when the first entry of a term is applied, before
+// anything is served in it.
+func (g *Group) becomeLeader(term uint64) {
+	floor := max(g.machine.Ceiling(), g.machine.Clock())
+	g.promise.reset()
+	g.batcher.open(term, floor)
+	g.keeper.begin(term)
+}
+
+func (g *Group) loseLeadership() {
+	g.batcher.shut(g.lostError())
+	g.keeper.end()
+}
+
+func (g *Group) lostError() error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	return g.notLeader()
+}
+
+// close stops the group and joins everything it started.
+func (g *Group) close() {
+	g.batcher.stop()
+	g.keeper.end()
+	g.shutdown()
+	g.keeper.wait()
+	g.logs.close()
+	g.snaps.close()
+}
+
+// Status is what this replica knows of itself. It reads no rows.
+func (g *Group) Status() wire.GroupStatus {
+	s := g.replica.status()
+	st := g.machine.Stats()
+	s.Applied = g.applied.load()
+	s.Flushed = g.snaps.marker().index
+	s.Partitions = uint32(st.Partitions)
+	s.Documents = st.Documents
+	s.Bytes = st.Bytes
+	s.Clock = uint64(st.Clock)
+	s.Digest = st.Digest
+	if err := g.machine.Err(); err != nil && s.Error == "" {
+		s.Error = err.Error()
+	}
+	return s
+}
+
+func (r *replica) status() wire.GroupStatus {
+	leader, term, _ := r.Leader()
+	s := wire.GroupStatus{
+		ID:        uint32(r.id),
+		State:     "follower",
+		Leader:    string(leader),
+		Term:      term,
+		Commit:    r.raft.CommitIndex(),
+		Applied:   r.applied.load(),
+		LastIndex: r.raft.LastIndex(),
+	}
+	switch r.raft.State() {
+	case raft.Leader:
+		s.State = "leader"
+	case raft.Candidate:
+		s.State = "candidate"
+	case raft.Shutdown:
+		s.State = "stopped"
+	}
+	if h := r.halted.Load(); h != nil {
+		s.State, s.Error = "stopped", h.Error()
+	}
+	return s
+}
+
+// Clock answers a timestamp at or above that of everything acknowledged before
+// the call, with leadership confirmed: a read at it sees all of that.
+func (g *Group) Clock(ctx context.Context) (hlc.Timestamp, error) {
+	if err := g.ReadIndex(ctx); err != nil {
+		return 0, err
+	}
+	return g.machine.Clock(), nil
+}
+
+// ReadAt promises that nothing will be written at or below ts that is not in
+// the machine when ReadAt returns: reads of the machine at ts are then stable,
+// for as long as its history reaches back, and whoever leads next keeps the
+// promise. It does not by itself order ts after writes acknowledged elsewhere;
+// take ts from Clock for that.
+func (g *Group) ReadAt(ctx context.Context, ts hlc.Timestamp) error {
+	if _, err := g.term(ctx); err != nil {
+		return err
+	}
+	if g.machine.Ceiling() < ts {
+		if err := g.promise.raise(ctx, ts); err != nil {
+			return err
+		}
+	} else {
+		g.promise.used(ts)
+	}
+	return g.batcher.promise(ctx, ts)
+}
+
+// ceilingLead is how far above the present a ceiling is set, so that one entry
+// serves the reads of some time. A new leader's timestamps begin above the
+// ceiling, so this is also how far they may run ahead of the wall clock.
+const ceilingLead = 2 * time.Second
+
+// promises raises the ceiling for readers.
+type promises struct {
+	g *Group
+
+	mu      sync.Mutex
+	raising *raise // guarded by mu; nil: none on its way
+}
+
+// raise is one entry that raises the ceiling, and everybody who waits for it.
+type raise struct {
+	to   hlc.Timestamp
+	done chan struct{}
+	err  error // valid after done
+}
+
+func (p *promises) reset() {
+	p.mu.Lock()
+	p.raising = nil
+	p.mu.Unlock()
+}
+
+// raise returns when the ceiling is at or above ts.
+func (p *promises) raise(ctx context.Context, ts hlc.Timestamp) error {
+	for p.g.machine.Ceiling() < ts {
+		r := p.start(ts)
+		select {
+		case <-r.done:
+			if r.err != nil {
+				return r.err
+			}
+		case <-ctx.Done():
+			return ErrTimeout
+		case <-p.g.stop:
+			return p.g.stopError()
+		}
+	}
+	return nil
+}
+
+// used raises the ceiling in the background when a reader has come close to it.
+func (p *promises) used(ts hlc.Timestamp) {
+	if ts.Add(ceilingLead/2) > p.g.machine.Ceiling() && ts <= p.g.host.cfg.Clock.Now() {
+		p.start(ts)
+	}
+}
+
+// start proposes a higher ceiling unless one is on its way.
+func (p *promises) start(ts hlc.Timestamp) *raise {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.raising != nil {
+		return p.raising
+	}
+	r := &raise{to: max(ts, p.g.host.cfg.Clock.Now()).Add(ceilingLead), done: make(chan struct{})}
+	p.raising = r
+	p.g.host.spawn(func() {
+		_, r.err = p.g.proposeOwn(p.g.host.ctx, fsm.Command{Ceiling: &fsm.Ceiling{To: r.to}})
+		p.mu.Lock()
+		if p.raising == r {
+			p.raising = nil
+		}
+		p.mu.Unlock()
+		close(r.done)
+	})
+	return r
+}
