@@ -15,7 +15,8 @@ const maxBuild = 1 << 30
 
 // Builder writes one canonical value from a walk in any order of keys. The
 // first error sticks and is answered by Finish. Its memory is a small multiple
-// of its output and is kept for the next use.
+// of its output and is kept for the next use. It trusts its caller to write one
+// value per Key.
 //
 // Invariant: everything before the open containers' entries is final; a map is
 // put in order when it closes, so what lies inside it is already in order.
@@ -132,8 +133,12 @@ func (b *Builder) KeyString(name string) {
 
 // keyWritten notes the key that lies at the end of dst.
 func (b *Builder) keyWritten(start, key int) {
-	if len(b.frames) == 0 || len(b.dst) > maxBuild {
+	if len(b.frames) == 0 || !b.frames[len(b.frames)-1].isMap {
 		b.fail(errorf(ErrInvalid, "", "a field name outside of a map"))
+		return
+	}
+	if len(b.dst) > maxBuild {
+		b.fail(errorf(ErrTooLarge, "", "the document is larger than %d bytes", maxBuild))
 		return
 	}
 	f := &b.frames[len(b.frames)-1]
@@ -232,19 +237,23 @@ func (b *Builder) sort(f *buildFrame) {
 	b.scratch = scratch
 }
 
-// path names the open field, for errors.
+// path names the field or element that is being written, for errors.
 func (b *Builder) path() string {
 	var p []byte
 	for i := range b.frames {
 		f := &b.frames[i]
-		if f.n == 0 || len(p) > 200 {
+		if f.isMap && f.n == 0 || len(p) > 200 {
 			continue
 		}
 		if len(p) > 0 {
 			p = append(p, '.')
 		}
 		if !f.isMap {
-			p = strconv.AppendInt(p, int64(f.n-1), 10)
+			index := f.n // an element is counted when it is written
+			if i+1 < len(b.frames) {
+				index--
+			}
+			p = strconv.AppendInt(p, int64(index), 10)
 			continue
 		}
 		next := len(b.entries)

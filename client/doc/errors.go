@@ -81,6 +81,7 @@ func pathAt(b []byte, at int) string {
 		cur.left--
 		cur.index++
 		if cur.isMap {
+			cur.key = nil
 			kind, head, n := scan(b, i)
 			if kind != KindString || i+head+n > at {
 				break // the key itself is wrong: name the map
@@ -110,15 +111,17 @@ func pathAt(b []byte, at int) string {
 		}
 	}
 	var sb strings.Builder
-	for _, l := range append(stack, cur) {
+	for i, l := range append(stack, cur) {
 		var name string
 		switch {
-		case l.isMap && l.key != nil:
-			name = strings.ToValidUTF8(string(l.key), "\uFFFD")
-		case !l.isMap && l.index >= 0 && sb.Len() > 0:
-			name = strconv.Itoa(l.index)
-		default:
+		case i == 0: // around the one value
 			continue
+		case l.isMap && l.key == nil:
+			continue
+		case l.isMap:
+			name = strings.ToValidUTF8(string(l.key), "\uFFFD")
+		default:
+			name = strconv.Itoa(max(l.index, 0))
 		}
 		if sb.Len() > 0 {
 			sb.WriteByte('.')

@@ -86,12 +86,11 @@ func (p *jsonParser) value() {
 	}
 	for p.err == nil {
 		// At the beginning of a value.
-		p.deepest = max(p.deepest, len(p.frames))
 		switch c := p.peek(); c {
 		case '{':
 			p.at++
 			p.BeginMap()
-			if p.err != nil {
+			if p.deepest = max(p.deepest, len(p.frames)); p.err != nil {
 				return
 			}
 			if p.peek() != '}' {
@@ -101,15 +100,15 @@ func (p *jsonParser) value() {
 		case '[':
 			p.at++
 			p.BeginArray()
-			if p.err != nil {
+			if p.deepest = max(p.deepest, len(p.frames)); p.err != nil {
 				return
 			}
 			if p.peek() != ']' {
 				continue
 			}
 		case '"':
-			p.element()
 			p.text()
+			p.element()
 		case 't':
 			p.word("true")
 			p.Bool(true)
