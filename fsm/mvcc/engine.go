@@ -131,7 +131,7 @@ func (e *Engine) pebbleOptions() *pebble.Options {
 	// Ingested tables would wait behind a memory table in a queue that only the
 	// write-ahead log makes durable. Without one the ingest must flush first.
 	po.Experimental.DisableIngestAsFlushable = func() bool { return true }
-	po.TargetFileSizes[0] = 4 << 20
+	po.TargetFileSizes = [7]int64{16 << 20, 32 << 20, 64 << 20, 64 << 20, 64 << 20, 64 << 20, 64 << 20}
 	for i := range po.Levels {
 		l := &po.Levels[i]
 		l.BlockSize = 8 << 10
@@ -202,7 +202,7 @@ func (e *Engine) flushSoon() error {
 	return err
 }
 
-// EngineMetrics are what a node reports about its state engine.
+// EngineMetrics are what a node reports about a storage engine.
 type EngineMetrics struct {
 	DiskBytes          uint64 // tables, obsolete ones that wait for removal included
 	MemTableBytes      uint64
@@ -223,7 +223,12 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		return EngineMetrics{}, err
 	}
 	defer e.release()
-	m := e.db.Metrics()
+	return MetricsOf(e.db), nil
+}
+
+// MetricsOf are the counters of any engine.
+func MetricsOf(db *pebble.DB) EngineMetrics {
+	m := db.Metrics()
 	total := m.Total()
 	return EngineMetrics{
 		DiskBytes:          m.DiskSpaceUsage(),
@@ -237,7 +242,7 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		CompactionsRunning: m.Compact.NumInProgress,
 		ReadAmplification:  m.ReadAmp(),
 		Tables:             total.TablesCount,
-	}, nil
+	}
 }
 
 // Check reads the whole engine and verifies the order of its tables.

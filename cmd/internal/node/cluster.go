@@ -85,7 +85,7 @@ func (n *Node) StartPlacement(id *admin.Identity) error {
 	}
 	if member {
 		machine := placement.NewMachine()
-		log, err := n.host.StartPlacement(members, placementMachine{machine})
+		log, err := n.host.StartPlacement(members, machine)
 		if err != nil {
 			return err
 		}
@@ -98,14 +98,6 @@ func (n *Node) StartPlacement(id *admin.Identity) error {
 	})
 	n.joined = true
 	return nil
-}
-
-// placementMachine is placement.Machine as shardgroup runs it.
-type placementMachine struct{ *placement.Machine }
-
-// Apply gives the machine's *placement.Result.
-func (m placementMachine) Apply(index uint64, data []byte) (any, error) {
-	return m.Machine.Apply(index, data)
 }
 
 // kick makes the reconciler look now.

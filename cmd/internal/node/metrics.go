@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -132,7 +133,7 @@ func newCollector(n *Node) *collector {
 		partitions:  newGauge(g, "idb_group_partitions", "Partitions that the group owns.", "group"),
 		rows:        newGauge(g, "idb_group_versions", "Versions of all documents, tombstones included.", "group"),
 		engineBytes: newGauge(g, "idb_engine_bytes", "Bytes of a storage engine, by use.", "engine", "use"),
-		engineCount: newGauge(c, "idb_engine_events_total", "Events of a storage engine.", "engine", "event"),
+		engineCount: newGauge(c, "idb_engine_total", "What a storage engine did since the node started.", "engine", "what"),
 		conns:       newGauge(g, "idb_connections", "Open connections.", "port"),
 		inFlight:    newGauge(g, "idb_requests_in_flight", "Requests being served.", "port"),
 		dropped:     newGauge(c, "idb_connections_dropped_total", "Connections that broke a rule or stood still.", "port"),
@@ -178,15 +179,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			c.rows.send(ch, float64(g.Machine().Stats().Rows), group)
 		}
 	}
-	for engine, m := range n.host.EngineMetrics() {
-		c.engineBytes.send(ch, float64(m.DiskSpaceUsage()), engine, "disk")
-		c.engineBytes.send(ch, float64(m.MemTable.Size), engine, "memtable")
-		c.engineBytes.send(ch, float64(m.BlockCache.Size), engine, "cache")
-		c.engineBytes.send(ch, float64(m.WAL.PhysicalSize), engine, "log")
-		c.engineCount.send(ch, float64(m.Flush.Count), engine, "flush")
-		c.engineCount.send(ch, float64(m.Compact.Count), engine, "compaction")
-		c.engineCount.send(ch, float64(m.BlockCache.Hits), engine, "cache_hit")
-		c.engineCount.send(ch, float64(m.BlockCache.Misses), engine, "cache_miss")
+	c.engine(ch, "log", n.host.LogMetrics())
+	if m, err := n.host.StateEngine().Metrics(); err == nil { // not closed meanwhile
+		c.engine(ch, "state", m)
 	}
 	for port, s := range map[string]wire.ServerStats{"client": n.clients.Stats(), "peer": n.peers.Stats()} {
 		c.conns.send(ch, float64(s.Conns), port)
@@ -200,6 +195,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.ready.send(ch, boolValue(n.notReady() == nil))
 	c.uptime.send(ch, time.Since(n.started).Seconds())
 	c.epoch.send(ch, float64(n.places.View().Epoch))
+}
+
+func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.EngineMetrics) {
+	c.engineBytes.send(ch, float64(m.DiskBytes), engine, "disk")
+	c.engineBytes.send(ch, float64(m.MemTableBytes), engine, "memtable")
+	c.engineBytes.send(ch, float64(m.CacheBytes), engine, "cache")
+	c.engineBytes.send(ch, float64(m.CompactionDebt), engine, "compaction_debt")
+	c.engineCount.send(ch, float64(m.FlushedBytes), engine, "flushed_bytes")
+	c.engineCount.send(ch, float64(m.CompactedBytes), engine, "compacted_bytes")
+	c.engineCount.send(ch, float64(m.CacheHits), engine, "cache_hits")
+	c.engineCount.send(ch, float64(m.CacheMisses), engine, "cache_misses")
 }
 
 // memoryBytes is what the process holds of the system's memory, as the runtime

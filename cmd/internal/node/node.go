@@ -311,20 +311,7 @@ func (n *Node) handOver(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	n.stopReconciler() // or it would hand them back
-	var all sync.WaitGroup
-	for _, g := range n.host.Groups() {
-		if g.IsLeader() && len(g.Spec().Members) > 1 {
-			all.Go(func() {
-				if err := g.TransferLeadership(ctx, ""); err != nil {
-					n.log.Debug("leadership not handed over", "group", g.ID(), "error", err)
-				}
-			})
-		}
-	}
-	if p, ok := n.host.Placement(); ok && p.IsLeader() && len(n.identity.Load().Voters()) > 1 {
-		all.Go(func() { _ = p.TransferLeadership(ctx, "") })
-	}
-	all.Wait()
+	n.host.HandOver(ctx)
 }
 
 // close ends what was started, in reverse. It is called with a half-made node

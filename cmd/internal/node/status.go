@@ -35,7 +35,7 @@ func (n *Node) status(context.Context) wire.NodeStatus {
 // groupStatus is this node's replicas, the placement group first.
 func (n *Node) groupStatus() []wire.GroupStatus {
 	var out []wire.GroupStatus
-	if p, ok := n.host.Placement(); ok {
+	if p := n.host.Placement(); p != nil {
 		out = append(out, p.Status())
 	}
 	for _, g := range n.host.Groups() {
