@@ -232,7 +232,15 @@ func TestHostileBytesAllocateLittle(t *testing.T) {
 	bombs["a map of 170,000 descending keys"] = descendingMap(170_000)
 	bombs["a million nulls"] = append(AppendArrayHead(nil, 1<<20-8), bytes.Repeat([]byte{0xc0}, 1<<20-8)...)
 	bombs["half a million empty names"] = append(AppendMapHead(nil, 1<<19-4), bytes.Repeat([]byte{0xa0, 0xc0}, 1<<19-4)...)
+	nested := []byte{}
+	for range 1000 { // each array claims all bytes behind it
+		nested = append(nested, 0xdd, 0, 0, 0xff, 0xff)
+	}
+	bombs["arrays that claim the same bytes"] = append(nested, make([]byte, 0xffff)...)
 	for name, b := range bombs {
+		if n := allocated(func() { _ = Raw(b).Decode(new(any)) }); n > 80*uint64(len(b))+64<<10 {
+			t.Errorf("Decode of %s (%d bytes) allocates %d bytes", name, len(b), n)
+		}
 		if n := allocated(func() { _ = Check(b, Limits{}) }); n > 64<<10 {
 			t.Errorf("Check of %s allocates %d bytes", name, n)
 		}

@@ -28,49 +28,42 @@ const maxDecodeDepth = 1000
 // Nothing decoded shares memory with r. Errors are *Error of kind ErrType, or
 // ErrInvalid for bytes that are not a value.
 func (r Raw) Decode(v any) error {
+	// A walk first: from here on no declared length is a lie, so that what is
+	// allocated for it is paid for by bytes.
+	if skip(r, 0) != len(r) {
+		return errorf(ErrInvalid, "", "these %d bytes are not one value", len(r))
+	}
+	d := decoder{b: r}
 	switch v := v.(type) {
 	case *D:
 		if *v == nil && r.Kind() == KindMap {
-			d := decoder{b: r}
 			m, err := d.any(0)
 			if err != nil {
 				return err
 			}
 			*v, _ = m.(D)
-			return d.finish()
+			return nil
 		}
 	case *any:
-		d := decoder{b: r}
 		x, err := d.any(0)
 		if err != nil {
 			return err
 		}
 		*v = x
-		return d.finish()
+		return nil
 	}
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.IsNil() {
 		return errorf(ErrType, "", "Decode wants a pointer to fill, not %T", v)
 	}
-	d := decoder{b: r}
 	rv = rv.Elem()
-	if err := d.value(infoOf(rv.Type()), rv, 0); err != nil {
-		return err
-	}
-	return d.finish()
+	return d.value(infoOf(rv.Type()), rv, 0)
 }
 
 // decoder reads b from i on.
 type decoder struct {
 	b []byte
 	i int
-}
-
-func (d *decoder) finish() error {
-	if d.i != len(d.b) {
-		return errorf(ErrInvalid, "", "%d bytes follow the value", len(d.b)-d.i)
-	}
-	return nil
 }
 
 func (d *decoder) broken() error {

@@ -38,7 +38,7 @@ func (u *Update) Apply(body doc.Raw, now hlc.Timestamp, lim doc.Limits) (doc.Raw
 	a.dst = make([]byte, 0, size)
 	if len(u.actions) == 0 {
 		a.dst = append(a.dst, body...)
-	} else if err := a.mapping(0, len(u.actions), 0, body, 1); err != nil {
+	} else if err := a.mapping(0, len(u.actions), 0, body, 1, false); err != nil {
 		return nil, err
 	}
 	if len(a.dst) > lim.MaxBytes {
@@ -87,8 +87,8 @@ func (a *applier) group(lo, hi, off int, name []byte) int {
 
 // value writes what becomes of a value. All actions lo..hi have the value's
 // path in front of off; old is empty if there is no such value; depth is the
-// number of maps and arrays around it. It answers whether there is a value
-// afterwards: if not, dst is as before.
+// number of maps and arrays around it, inArray whether any is an array. It
+// answers whether there is a value afterwards: if not, dst is as before.
 func (a *applier) value(lo, hi, off int, old doc.Raw, depth int, inArray bool) (bool, error) {
 	act := &a.u.actions[lo]
 	if off > len(act.path) {
@@ -96,7 +96,7 @@ func (a *applier) value(lo, hi, off int, old doc.Raw, depth int, inArray bool) (
 	}
 	switch old.Kind() {
 	case doc.KindMap:
-		return true, a.mapping(lo, hi, off, old, depth+1)
+		return true, a.mapping(lo, hi, off, old, depth+1, inArray)
 	case doc.KindArray:
 		return true, a.array(lo, hi, off, old, depth+1)
 	}
@@ -198,8 +198,9 @@ func headSize(n int) int {
 	return 5
 }
 
-// mapping writes a map that exists. depth is its own nesting.
-func (a *applier) mapping(lo, hi, off int, old doc.Raw, depth int) error {
+// mapping writes a map that exists. depth is its own nesting; inArray says that
+// it lies in an array, however far up.
+func (a *applier) mapping(lo, hi, off int, old doc.Raw, depth int, inArray bool) error {
 	head, was := len(a.dst), old.Len()
 	n := was
 	it := old.Iter()
@@ -233,7 +234,7 @@ func (a *applier) mapping(lo, hi, off int, old doc.Raw, depth int) error {
 		}
 		before := len(a.dst)
 		a.dst = doc.AppendText(a.dst, part)
-		present, err := a.value(i, next, off+len(part)+1, value, depth, false)
+		present, err := a.value(i, next, off+len(part)+1, value, depth, inArray)
 		if err != nil {
 			return err
 		}
