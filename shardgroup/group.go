@@ -80,7 +80,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	if h.critical.Load() {
 		g.trans.RefuseEntries(errCritical)
 	}
-	conf := h.cfg.raftConfig(g.self, g.notify, g.log.Named("raft"), len(spec.Members))
+	conf := h.cfg.raftConfig(g.self, g.notify, g.log.Named("raft"), spec.voters())
 	if spec.Preferred != "" && spec.Preferred != h.cfg.NodeID && len(spec.Members) > 1 {
 		// The preferred member gets a head start; normal timing follows.
 		conf.HeartbeatTimeout *= 2

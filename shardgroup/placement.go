@@ -145,7 +145,7 @@ func openPlacement(h *Host, spec GroupSpec, machine PlacementMachine) (*Placemen
 	if err != nil {
 		return fail(err)
 	}
-	conf := h.cfg.raftConfig(p.self, p.notify, p.log.Named("raft"), len(spec.Members))
+	conf := h.cfg.raftConfig(p.self, p.notify, p.log.Named("raft"), spec.voters())
 	// The state is in memory only: it comes from the snapshot and the log.
 	conf.NoSnapshotRestoreOnStart = false
 	conf.SnapshotInterval = time.Minute

@@ -15,6 +15,7 @@ import (
 type Member struct {
 	Node        placement.NodeID
 	Incarnation string // of the node when the group was made; empty: any
+	Learner     bool   // gets the log, and has no vote
 }
 
 // serverID is the member's name in raft's configuration. The incarnation is
@@ -35,6 +36,9 @@ func (s GroupSpec) validate() error {
 		return fmt.Errorf("shardgroup: %s has %d members, it must have 1 to %d", s.ID, len(s.Members), maxMembers)
 	}
 	seen := make(map[placement.NodeID]bool, len(s.Members))
+	if s.voters() == 0 {
+		return fmt.Errorf("shardgroup: %s has no member with a vote", s.ID)
+	}
 	for _, m := range s.Members {
 		if m.Node == "" || len(m.Node) > 255 || len(m.Incarnation) > 255 {
 			return fmt.Errorf("shardgroup: %s has a member with a bad name %q", s.ID, m.Node)
@@ -64,6 +68,15 @@ func (s GroupSpec) self(n placement.NodeID, incarnation string) (raft.ServerID, 
 	return "", fmt.Errorf("shardgroup: node %s is not a member of %s", n, s.ID)
 }
 
+func (s GroupSpec) voters() (n int) {
+	for _, m := range s.Members {
+		if !m.Learner {
+			n++
+		}
+	}
+	return n
+}
+
 // plain says that members are known by their nodes alone.
 func (s GroupSpec) plain() bool { return s.Members[0].Incarnation == "" }
 
@@ -86,11 +99,11 @@ func (s GroupSpec) sameMembers(o GroupSpec) bool {
 func (s GroupSpec) configuration() raft.Configuration {
 	var c raft.Configuration
 	for _, m := range s.Members {
-		c.Servers = append(c.Servers, raft.Server{
-			Suffrage: raft.Voter,
-			ID:       m.serverID(),
-			Address:  raft.ServerAddress(m.Node),
-		})
+		server := raft.Server{Suffrage: raft.Voter, ID: m.serverID(), Address: raft.ServerAddress(m.Node)}
+		if m.Learner {
+			server.Suffrage = raft.Nonvoter
+		}
+		c.Servers = append(c.Servers, server)
 	}
 	return c
 }
@@ -108,7 +121,7 @@ var (
 
 // A group record:
 //
-//	| version u8 | preferred str8 | count u8 | count × (node str8, incarnation str8) |
+//	| version u8 | preferred str8 | count u8 | count × (node str8, incarnation str8, learner u8) |
 //
 // str8 is a length byte and that many bytes.
 func encodeGroup(s GroupSpec) []byte {
@@ -118,6 +131,11 @@ func encodeGroup(s GroupSpec) []byte {
 	for _, m := range s.Members {
 		b = appendStr8(b, string(m.Node))
 		b = appendStr8(b, m.Incarnation)
+		if m.Learner {
+			b = append(b, 1)
+		} else {
+			b = append(b, 0)
+		}
 	}
 	return b
 }
@@ -131,7 +149,7 @@ func decodeGroup(id placement.GroupID, b []byte) (GroupSpec, error) {
 		r.fail(errRecordDamaged)
 	}
 	for i := 0; i < n && r.err == nil; i++ {
-		s.Members = append(s.Members, Member{Node: placement.NodeID(r.str8()), Incarnation: r.str8()})
+		s.Members = append(s.Members, Member{Node: placement.NodeID(r.str8()), Incarnation: r.str8(), Learner: r.u8() == 1})
 	}
 	if err := r.done(); err != nil {
 		return GroupSpec{}, fmt.Errorf("shardgroup: record of %s: %w", id, err)

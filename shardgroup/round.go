@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -174,8 +175,9 @@ type question struct {
 // way at a time; the questions of all groups that come meanwhile go with the
 // next one.
 type confirmer struct {
-	host *Host
-	wg   sync.WaitGroup
+	host   *Host
+	wg     sync.WaitGroup
+	served atomic.Uint64 // requests of other nodes answered
 
 	mu     sync.Mutex
 	lanes  map[raft.ServerID]*confirmLane // guarded by mu
@@ -325,5 +327,6 @@ func (c *confirmer) serve(_ context.Context, _ placement.NodeID, body []byte) ([
 		}
 		answer = append(answer, verdict)
 	}
+	c.served.Add(1)
 	return answer, nil
 }
