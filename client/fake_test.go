@@ -41,11 +41,12 @@ type cluster struct {
 // fault is what goes wrong with a request.
 type fault struct {
 	refuse  *wire.Error
-	effect  bool          // the request is carried out …
-	cut     bool          // … the connection is cut instead of an answer
-	hang    bool          // … there is no answer until the client gives up
-	later   time.Duration // … it is carried out after this time, and refuse or cut come now
-	garbage bool          // … the answer cannot be read
+	effect  bool                // the request is carried out …
+	cut     bool                // … the connection is cut instead of an answer
+	hang    bool                // … there is no answer until the client gives up
+	later   time.Duration       // … it is carried out after this time, and refuse or cut come now
+	garbage bool                // … the answer cannot be read
+	items   map[int]*wire.Error // … the answers to these items of a write are lost for these
 }
 
 // server is one node.
@@ -320,6 +321,11 @@ func (n *server) ServeWire(ctx context.Context, r *wire.Request, w *wire.Respond
 		})
 	case f.effect || (f.refuse == nil && !f.cut && !f.hang):
 		answer, refusal = n.serve(r)
+	}
+	if reply, ok := answer.(*wire.WriteReply); ok {
+		for i, e := range f.items {
+			reply.Results[i] = wire.WriteResult{Error: e}
+		}
 	}
 	switch {
 	case f.cut:

@@ -83,7 +83,7 @@ func Open(ctx context.Context, opt Options) (*Cluster, error) {
 	}
 	// An error here is a node without a cluster, or one that has just gone: the
 	// watch goes on asking, and requests say what is wrong.
-	_ = c.refresh(ctx, 0)
+	_ = c.refresh(ctx, nil, 0)
 	c.start(c.watch)
 	return c, nil
 }

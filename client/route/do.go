@@ -57,15 +57,25 @@ type try struct {
 	faults   int  // answers that blame the server itself
 	hops     int  // refusals that named another node
 	probes   int
-	bare     int // refusals by nodes without a cluster
-	token    uint64
-	group    *group
-	last     *node // asked last
-	not      *node // failed last: prefer another
-	refusal  *wire.Error
-	err      error
-	start    time.Time
-	wait     backoff
+	// leaderless: the last attempt failed for want of the leader.
+	leaderless bool
+	bare       int // refusals by nodes without a cluster
+	token      uint64
+	group      *group
+	last       *node // asked last
+	not        *node // failed last: prefer another
+	refusal    *wire.Error
+	err        error
+	start      time.Time
+	wait       backoff
+}
+
+// release lets another request look for the leader.
+func (t *try) release() {
+	if t.token != 0 {
+		t.group.release(t.token)
+		t.token = 0
+	}
 }
 
 // place is where an attempt goes.
@@ -91,9 +101,7 @@ func (c *Cluster) Do(ctx context.Context, kind wire.Kind, mode Mode, x Exchange)
 		wait: backoff{min: 4 * time.Millisecond, max: 100 * time.Millisecond},
 	}
 	err := c.do(ctx, kind, x, &t)
-	if t.token != 0 {
-		t.group.release(t.token)
-	}
+	t.release()
 	if err == nil {
 		return nil
 	}
@@ -114,6 +122,15 @@ func (c *Cluster) do(ctx context.Context, kind wire.Kind, x Exchange, t *try) er
 		pause, err := c.settle(ctx, p, err, t)
 		if err != nil || pause < 0 {
 			return err
+		}
+		if t.token != 0 && pause > 0 {
+			if t.leaderless {
+				// The pace of looking is the group's, however long this
+				// request has been on its way.
+				pause = t.group.pace()
+			} else {
+				t.release()
+			}
 		}
 		if pause > 0 {
 			if err := c.sleep(ctx, pause); err != nil {
@@ -157,6 +174,7 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 		}
 		return -1, nil
 	}
+	t.leaderless = false
 	refusal, refused := err.(*wire.Error) //nolint:errorlint // a refusal is never wrapped; a wrapped one is about an answer
 	if !refused {
 		return c.unanswered(ctx, p, err, t)
@@ -176,7 +194,7 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 	}
 	switch refusal.Code {
 	case wire.CodeNotLeader:
-		t.not = p.node
+		t.not, t.leaderless = p.node, true
 		if p.group != nil {
 			p.group.refused(p.node, refusal.Leader)
 		}
@@ -184,8 +202,9 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 			return 0, nil
 		}
 	case wire.CodeStaleEpoch:
+		t.release()
 		if v := c.view.Load(); v == nil || v.Topology.Epoch <= max(p.epoch, refusal.Epoch) {
-			c.hurry(ctx, max(refusal.Epoch, p.epoch))
+			c.hurry(ctx, p.node, max(refusal.Epoch, p.epoch))
 			if v := c.view.Load(); v != nil && v.Topology.Epoch > p.epoch {
 				return 0, nil
 			}
@@ -193,7 +212,7 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 			return 0, nil
 		}
 	case wire.CodeUnavailable, wire.CodeOutcomeUnknown, wire.CodeShuttingDown:
-		t.not = p.node
+		t.not, t.leaderless = p.node, true
 		if p.group != nil {
 			p.group.refused(p.node, refusal.Leader)
 		}
@@ -249,7 +268,7 @@ func (c *Cluster) unanswered(ctx context.Context, p place, err error, t *try) (t
 			err = why
 		}
 	}
-	t.err, t.not = err, p.node
+	t.err, t.not, t.leaderless = err, p.node, true
 	if p.group != nil {
 		p.group.refused(p.node, "")
 	}
@@ -316,17 +335,13 @@ func (c *Cluster) pick(ctx context.Context, x Exchange, t *try) (place, error) {
 }
 
 func (c *Cluster) pickGroup(ctx context.Context, v *View, g *group, x Exchange, t *try) (place, error) {
-	if t.group != g && t.token != 0 {
-		t.group.release(t.token)
-		t.token = 0
+	if t.group != g {
+		t.release()
 	}
 	p := place{group: g, epoch: v.Topology.Epoch}
 	for {
 		if w := g.route(); w != nil {
-			if t.token != 0 {
-				g.release(t.token)
-				t.token = 0
-			}
+			t.release()
 			p.node, p.direct = w.node, w.direct
 			return p, nil
 		}
@@ -338,8 +353,7 @@ func (c *Cluster) pickGroup(ctx context.Context, v *View, g *group, x Exchange, 
 				return p, nil
 			}
 			// Nobody can be reached: wait for a keeper to get through.
-			g.release(t.token)
-			t.token = 0
+			t.release()
 			if err := c.await(ctx, changed, changed, 0); err != nil {
 				return p, err
 			}

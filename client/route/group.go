@@ -36,6 +36,7 @@ type group struct {
 	since    time.Time
 	probers  uint64 // tokens given out
 	turn     int    // next replica to try
+	looking  backoff
 	wake     signal
 }
 
@@ -106,6 +107,15 @@ func (g *group) release(token uint64) {
 	}
 }
 
+// pace is how long to wait before the next probe. An election takes some
+// hundred milliseconds, and every client looks for its end.
+func (g *group) pace() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.looking.min, g.looking.max = 4*time.Millisecond, 80*time.Millisecond
+	return g.looking.next()
+}
+
 // candidate is the next node to probe: the hint, then the replicas in turn,
 // leaving out those that are down and, if there is a choice, the one that has
 // just refused. The second result is false when the node should forward:
@@ -156,6 +166,7 @@ func (g *group) found(n *node, direct bool) {
 	}
 	g.mu.Lock()
 	g.hot.Store(next)
+	g.looking.reset()
 	if direct {
 		g.hint = n.id
 	}

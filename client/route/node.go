@@ -185,12 +185,15 @@ func (n *node) keep(i int, l *wire.Conn) {
 	}
 }
 
+// shortLived connections are not dialed again at once.
+const shortLived = 20 * time.Millisecond
+
 // keeper holds one link open until the node or the cluster ends.
 func (n *node) keeper(i int, l *wire.Conn) {
 	// A node that does not answer is dialed less and less often, one that
 	// answers and drops the connection again nearly at once: callers wait for it.
 	dead := backoff{min: 20 * time.Millisecond, max: time.Second}
-	flapping := backoff{min: 2 * time.Millisecond, max: 100 * time.Millisecond}
+	flapping := backoff{min: 2 * time.Millisecond, max: 50 * time.Millisecond}
 	for {
 		if l == nil {
 			var err error
@@ -220,7 +223,7 @@ func (n *node) keeper(i int, l *wire.Conn) {
 			// A dial of a stopped process succeeds; only its hello does not come.
 			n.failed(err)
 		}
-		if time.Since(since) > time.Second {
+		if time.Since(since) > shortLived {
 			flapping.reset()
 		} else if n.c.sleep(n.ctx, flapping.next()) != nil {
 			return

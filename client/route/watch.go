@@ -89,17 +89,21 @@ func (c *Cluster) poll(ctx context.Context, conn *wire.Conn, hold time.Duration)
 	return nil
 }
 
-// refresh asks nodes for their topology until one answers, or until one has an
-// epoch of at least want. It ends early with the refusal of a node that has none.
-func (c *Cluster) refresh(ctx context.Context, want uint64) error {
+// refresh asks nodes for their topology, first the given one if it is not nil,
+// until one answers with an epoch of at least want. It ends early with the
+// refusal of a node that has none.
+func (c *Cluster) refresh(ctx context.Context, first *node, want uint64) error {
 	var not *node
 	var last error
 	wait := backoff{min: 10 * time.Millisecond, max: 100 * time.Millisecond}
 	for try := 0; try <= 2*max(1, c.nodeCount()); try++ {
-		n, err := c.anyNode(ctx, not)
-		if err != nil {
-			return errors.Join(last, err)
+		n, err := first, error(nil)
+		if n == nil || !n.usable() {
+			if n, err = c.anyNode(ctx, not); err != nil {
+				return errors.Join(last, err)
+			}
 		}
+		first = nil
 		var conn *wire.Conn
 		if conn, last = n.pick(ctx); last == nil {
 			last = c.poll(ctx, conn, 0)
@@ -131,8 +135,9 @@ type flight struct {
 // simply sent again.
 const hurryUp = time.Second
 
-// hurry fetches a topology of at least the epoch, now; callers share one fetch.
-func (c *Cluster) hurry(ctx context.Context, want uint64) {
+// hurry fetches a topology of at least the epoch, now, and first from the node
+// that has it; callers share one fetch.
+func (c *Cluster) hurry(ctx context.Context, first *node, want uint64) {
 	c.refreshing.mu.Lock()
 	done := c.refreshing.done
 	if done == nil {
@@ -140,7 +145,7 @@ func (c *Cluster) hurry(ctx context.Context, want uint64) {
 		c.refreshing.done = done
 		if !c.start(func() {
 			ctx, cancel := context.WithTimeout(c.base, hurryUp)
-			_ = c.refresh(ctx, want)
+			_ = c.refresh(ctx, first, want)
 			cancel()
 			c.refreshing.mu.Lock()
 			c.refreshing.done = nil
@@ -161,4 +166,4 @@ func (c *Cluster) hurry(ctx context.Context, want uint64) {
 
 // Refresh fetches the topology now. It is how a caller sees a change that it
 // has just made.
-func (c *Cluster) Refresh(ctx context.Context) error { return c.refresh(ctx, 0) }
+func (c *Cluster) Refresh(ctx context.Context) error { return c.refresh(ctx, nil, 0) }
