@@ -76,12 +76,12 @@ func (o Options) withDefaults() Options {
 type Service struct {
 	opts Options
 
-	view atomic.Pointer[View]
+	view    atomic.Pointer[View]
+	machine atomic.Pointer[Machine] // the log's; nil until this node is a member
 
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu; closed at the next publication
 	log     Log           // guarded by mu; nil until this node is a member
-	machine *Machine      // guarded by mu; the log's
 	members []NodeID      // guarded by mu; whom to ask while the view knows none
 	leader  NodeID        // guarded by mu; who answered last as leader
 	running bool          // guarded by mu; a follow loop is started
@@ -123,7 +123,8 @@ func (s *Service) StartMember(log Log, machine *Machine) {
 	if s.closed || s.running {
 		return
 	}
-	s.log, s.machine, s.running = log, machine, true
+	s.log, s.running = log, true
+	s.machine.Store(machine)
 	s.bg.Add(1)
 	go s.memberLoop(machine)
 }
@@ -151,8 +152,16 @@ func (s *Service) Close() {
 	s.bg.Wait()
 }
 
-// View is the latest state this node knows. It never blocks and is never nil.
-func (s *Service) View() *View { return s.view.Load() }
+// View is the latest state this node knows, on a member what its replica has
+// applied. It never waits for anybody and is never nil.
+func (s *Service) View() *View {
+	v := s.view.Load()
+	if m := s.machine.Load(); m != nil && m.View().Applied > v.Applied {
+		s.publish(m.View())
+		return s.view.Load()
+	}
+	return v
+}
 
 // Changed is closed when a newer view is published. Take the channel first,
 // then the view, then wait.
@@ -242,7 +251,7 @@ func (s *Service) publish(v *View) {
 func (s *Service) member() (Log, *Machine) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log, s.machine
+	return s.log, s.machine.Load()
 }
 
 func (s *Service) memberLoop(m *Machine) {

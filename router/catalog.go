@@ -198,6 +198,9 @@ func (r *Router) topology(ctx context.Context, req *wire.TopologyRequest) (*wire
 			return v.Newer(placement.Epoch(req.HaveEpoch), req.HaveCatalog)
 		})
 	}
+	if _, e := r.ready(); e != nil {
+		return nil, e
+	}
 	t := v.Topology()
 	r.fillLeaders(v, &t)
 	return &t, nil

@@ -46,7 +46,7 @@ var errorTable = []errorRow{
 	{wire.CodeAlreadyExists, "AlreadyExists", "The write demanded that the document does not exist, and it does. `Version` is its version.", "Read it, then decide; `put` replaces it."},
 	{wire.CodeUpdateFailed, "UpdateFailed", "The operators do not fit the document, as `$inc` of a string.", "Read the document; the message names the path."},
 	{wire.CodeCollectionExists, "CollectionExists", "The collection exists with other options.", "Use it as it is, or drop it first."},
-	{wire.CodeClusterExists, "ClusterExists", "The nodes form a cluster already.", "Use it."},
+	{wire.CodeClusterExists, "ClusterExists", "The nodes form a cluster already, or began to form another one.", "Use it, or complete it; the message says which."},
 	{wire.CodeNotAttempted, "NotAttempted", "An earlier item of an ordered bulk write failed; this one was not tried.", "Resolve the earlier one, then send the rest."},
 
 	{wire.CodeDocumentTooLarge, "DocumentTooLarge", "The document is larger than the cluster accepts.", "Split it."},
@@ -219,13 +219,13 @@ func (r *Router) wordWrite(e *wire.Error, collection string, item *wire.WriteIte
 	}
 	s := subject{collection, item.ID}
 	switch {
+	case e.Code == wire.CodeVersionConflict && e.Version == 0 && item.IfVersion != 0:
+		worded := *e
+		worded.Message = fmt.Sprintf("%s: does not exist, the write expected version %d (re-read and retry)", s, item.IfVersion)
+		return &worded
 	case e.Code == wire.CodeVersionConflict && item.IfVersion != 0:
 		worded := *e
 		worded.Message = fmt.Sprintf("%s: version is %d, the write expected %d (re-read and retry)", s, e.Version, item.IfVersion)
-		return &worded
-	case e.Code == wire.CodeNotFound && item.IfVersion != 0:
-		worded := *e
-		worded.Message = fmt.Sprintf("%s: does not exist, the write expected version %d", s, item.IfVersion)
 		return &worded
 	case e.Code == wire.CodeVersionNotFound && item.Op == wire.OpRestore:
 		worded := *e

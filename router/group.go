@@ -22,10 +22,10 @@ type Group interface {
 	// Leader is the leader as far as this replica knows.
 	Leader() (node placement.NodeID, term uint64, known bool)
 
-	// Propose and ProposeMany return when the commands are applied here. An
-	// outcome of ProposeMany is each command's own.
+	// Propose and ProposeMany return when the commands are applied here.
+	// ProposeMany has an outcome for each.
 	Propose(ctx context.Context, c fsm.Command) (fsm.Result, error)
-	ProposeMany(ctx context.Context, cs []fsm.Command) ([]shardgroup.Outcome, error)
+	ProposeMany(ctx context.Context, cs []fsm.Command) []shardgroup.Outcome
 
 	// ReadIndex returns when a read of the replica is linearizable.
 	ReadIndex(ctx context.Context) error

@@ -232,14 +232,8 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 	for n, i := range items {
 		commands[n] = b.command(i)
 	}
-	outcomes, err := g.ProposeMany(ctx, commands)
-	for n, i := range items {
-		switch {
-		case err != nil:
-			b.settle(i, shardgroup.Outcome{Err: err})
-		default:
-			b.settle(i, outcomes[n])
-		}
+	for n, o := range g.ProposeMany(ctx, commands) {
+		b.settle(items[n], o)
 	}
 }
 
