@@ -35,8 +35,9 @@ func (l engineLogger) Fatalf(format string, args ...any) {
 const quietEvery = 10 * time.Second
 
 // raftLogger makes raft's log fit for people: what it calls info is debug
-// here, and a complaint that it would repeat for every failed dial or vote is
-// let through once in a while, with the number of those left out.
+// here, and its warnings are info, for elections and peers that do not answer
+// are its daily bread. A complaint that it would repeat for every failed dial
+// or vote is let through once in a while, with the number of those left out.
 type raftLogger struct {
 	hclog.Logger
 	seen *complaints
@@ -78,11 +79,11 @@ func (c *complaints) allow(msg string) (bool, int) {
 func (l raftLogger) Info(msg string, args ...any) { l.Logger.Debug(msg, args...) }
 
 func (l raftLogger) Warn(msg string, args ...any) {
-	if !l.Logger.IsWarn() {
+	if !l.Logger.IsInfo() {
 		return
 	}
 	if ok, n := l.seen.allow(msg); ok {
-		l.Logger.Warn(msg, repeated(args, n)...)
+		l.Logger.Info(msg, repeated(args, n)...)
 	}
 }
 

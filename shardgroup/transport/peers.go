@@ -153,7 +153,7 @@ func (p *Peers) Start() {
 	p.bg.Add(1)
 	go func() {
 		defer p.bg.Done()
-		if err := p.server.Serve(p.o.Listener); err != nil && !errors.Is(err, wire.ErrServerClosed) {
+		if err := p.server.Serve(p.o.Listener); err != nil && !errors.Is(err, wire.ErrServerClosed) && !p.isCut() {
 			p.log.Error("peer port failed", "error", err)
 		}
 	}()
@@ -162,8 +162,8 @@ func (p *Peers) Start() {
 // Close ends every connection and joins every goroutine.
 func (p *Peers) Close() error {
 	p.Cut()
-	_ = p.o.Listener.Close() // Serve closes it too, if it was started
 	err := p.server.Close()
+	_ = p.o.Listener.Close() // if it was never served
 	p.mu.Lock()
 	links := p.links
 	p.links = nil
