@@ -45,7 +45,7 @@ type Config struct {
 
 	// ElectionTimeout is how long a follower waits for its leader. Shorter
 	// fails over faster; below the worst pause of a busy machine it elects for
-	// nothing. Zero means 300ms.
+	// nothing. Zero means 500ms.
 	ElectionTimeout time.Duration
 
 	// The seams. Zero values are the real thing.
@@ -83,7 +83,7 @@ func (c Config) withDefaults() Config {
 		c.MaxClientConns = 4096
 	}
 	if c.ElectionTimeout == 0 {
-		c.ElectionTimeout = 300 * time.Millisecond
+		c.ElectionTimeout = 500 * time.Millisecond
 	}
 	if c.FS == nil {
 		c.FS = vfs.OS()
