@@ -130,9 +130,21 @@ func newCollectionView(info client.CollectionInfo) collectionView {
 	case client.RetainForever:
 		v.Retention = "forever"
 	default:
-		v.Retention = (time.Duration(s) * time.Second).String()
+		v.Retention = shortDuration(time.Duration(min(s, 1<<32)) * time.Second)
 	}
 	return v
+}
+
+// shortDuration writes 720h for 720h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // line prints v as one line of JSON.

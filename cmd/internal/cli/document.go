@@ -228,7 +228,7 @@ func (a *app) input(c *cli.Context, word string) (doc.Raw, error) {
 	}
 	raw, err := doc.FromJSON(text)
 	if err != nil {
-		return nil, refusedf("%s: %w", name, err)
+		return nil, withCode(docExit(err), fmt.Errorf("%s: %w", name, err))
 	}
 	return raw, nil
 }
@@ -286,7 +286,7 @@ func (a *app) put(c *cli.Context) error {
 	}
 	own, _, err := doc.SplitMeta(raw)
 	if err != nil {
-		return refusedf("the document: %w", err)
+		return withCode(docExit(err), fmt.Errorf("the document: %w", err))
 	}
 	switch {
 	case id == "" && own == "":

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
 )
 
@@ -116,6 +117,14 @@ func codeExit(c wire.Code) int {
 		return exitUnknown
 	}
 	return exitFault
+}
+
+// docExit is the exit code of a document that package doc refuses.
+func docExit(err error) int {
+	if errors.Is(err, doc.ErrTooLarge) || errors.Is(err, doc.ErrTooDeep) {
+		return exitLimit
+	}
+	return exitRefused
 }
 
 // oneLine keeps an error message to one line of standard error.

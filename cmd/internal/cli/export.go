@@ -73,7 +73,7 @@ func (a *app) export(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		a.say("%s: %s documents, %s of JSON, exported to %s in %.1f s", collection, thousands(docs), bytesText(uint64(size)), path, time.Since(started).Seconds())
+		a.say("%s: %s, %s of JSON, exported to %s in %.1f s", collection, plural(int(docs), "document"), bytesText(uint64(size)), path, time.Since(started).Seconds())
 		return nil
 	})
 }

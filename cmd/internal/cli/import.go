@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -462,13 +461,12 @@ func (m *importRun) summary(collection string, took time.Duration) importSummary
 
 func (s importSummary) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s documents imported", s.Collection, thousands(s.Inserted))
+	fmt.Fprintf(&b, "%s: %s imported", s.Collection, plural(int(s.Inserted), "document"))
 	for _, n := range []struct {
 		n    int64
 		what string
 	}{
-		{s.Replaced, "replaced"}, {s.Unchanged, "already there"},
-		{s.Conflicts, "exist with other content"}, {s.Bad, "bad lines"},
+		{s.Replaced, "replaced"}, {s.Unchanged, "already there"}, {s.Conflicts, "there with other content"}, {s.Bad, "refused"},
 	} {
 		if n.n > 0 {
 			fmt.Fprintf(&b, ", %s %s", thousands(n.n), n.what)
@@ -562,7 +560,7 @@ func (a *app) importAction(c *cli.Context) (err error) {
 	m.store = newClientStore(db, collection)
 
 	started := time.Now()
-	bar := startProgress(a.Err, filepath.Base(collection), size, func() (int64, int64) {
+	bar := startProgress(a.Err, collection, size, func() (int64, int64) {
 		return m.doneBytes.Load(), m.inserted.Load() + m.replaced.Load() + m.unchanged.Load()
 	})
 	m.report = bar.line
@@ -582,7 +580,7 @@ func (a *app) importAction(c *cli.Context) (err error) {
 	case runErr != nil:
 		return fmt.Errorf("import of %s did not finish; run the same command again to go on: %w", m.source, runErr)
 	case sum.Bad > 0 || sum.Conflicts > 0:
-		return withCode(exitIncomplete, fmt.Errorf("%s: %s lines were not imported", m.source, thousands(sum.Bad+sum.Conflicts)))
+		return withCode(exitIncomplete, fmt.Errorf("%s: %s not imported", m.source, plural(int(sum.Bad+sum.Conflicts), "line")))
 	}
 	return nil
 }

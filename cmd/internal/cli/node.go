@@ -56,7 +56,7 @@ Examples:
 				&cli.StringFlag{Name: "data", Usage: "`DIR`: where the data is", DefaultText: "a temporary one"},
 				&cli.IntFlag{Name: "nodes", Usage: "`N`: nodes, 1 or 3", Value: 1},
 				&cli.IntFlag{Name: "port", Usage: "`PORT`: first of all ports (peers +1, HTTP +2, next node +10); 0: free ones", Value: 7400},
-				&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: trace, debug, info, warn or error", Value: "warn"},
+				&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: trace, debug, info, warn or error", Value: "error"},
 			},
 			Action: a.dev,
 		},

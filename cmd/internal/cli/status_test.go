@@ -121,4 +121,12 @@ func TestNumbersForEyes(t *testing.T) {
 			t.Errorf("upText(%d) = %s, want %s", n, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{
+		time.Second: "1s", 10 * time.Second: "10s", time.Minute: "1m", 10 * time.Minute: "10m", 90 * time.Second: "1m30s",
+		time.Hour: "1h", 720 * time.Hour: "720h", 90 * time.Minute: "1h30m", time.Hour + 10*time.Second: "1h0m10s",
+	} {
+		if got := shortDuration(d); got != want {
+			t.Errorf("shortDuration(%v) = %s, want %s", d, got, want)
+		}
+	}
 }
