@@ -61,11 +61,8 @@ type reader struct {
 	err  error
 }
 
-func decodeHot(body []byte, decode func(*reader)) error {
-	r := reader{b: body, left: 1}
-	decode(&r)
-	return r.err
-}
+// newReader is at a body: one field that is not in an array.
+func newReader(body []byte) reader { return reader{b: body, left: 1} }
 
 func (r *reader) fail(err error) {
 	if r.err == nil {

@@ -365,26 +365,44 @@ func (c *Conn) start(ctx context.Context, w *call, kind Kind, body []byte) (id, 
 	if err != nil {
 		return 0, 0, err
 	}
-	for room := c.out.full(); room != nil; room = c.out.full() {
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return 0, 0, &ConnError{Err: ctx.Err()}
-		}
-	}
 	id, alone, err := c.acquire(ctx, w)
 	if err != nil {
 		return 0, 0, &ConnError{Err: err}
 	}
-	begin, err = c.out.send(&Frame{Kind: kind, Timeout: timeout, Request: id, Body: body}, alone)
-	if err == nil {
-		return id, begin, nil
+	f := Frame{Kind: kind, Timeout: timeout, Request: id, Body: body}
+	for {
+		begin, room, err := c.out.offer(&f, alone)
+		if err != nil {
+			// The connection is failing, and every call with a slot is told so;
+			// this one must take the signal out of its channel.
+			c.fail(err)
+			<-w.ready
+			return 0, 0, &ConnError{Err: c.Err()}
+		}
+		if room == nil {
+			return id, begin, nil
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			if !c.drop(id) {
+				<-w.ready
+			}
+			return 0, 0, &ConnError{Err: ctx.Err()}
+		}
 	}
-	// Nothing was queued: the connection is failing. If it has already told
-	// this call so, the signal must be taken out of the channel.
-	c.fail(err)
-	<-w.ready
-	return 0, 0, &ConnError{Err: c.Err()}
+}
+
+// drop frees the slot of a request that was not sent. It is false if the
+// connection has failed meanwhile and the call was told so.
+func (c *Conn) drop(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.freeLocked(uint16(id & pingSlot))
+	return true
 }
 
 // timeoutOf is what the server may take, in milliseconds, rounded up; 0 if

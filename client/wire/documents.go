@@ -23,7 +23,11 @@ func (m *Error) AppendTo(dst []byte) []byte {
 	return msgp.AppendUint64(dst, uint64(m.RetryAfterMillis))
 }
 
-func (m *Error) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *Error) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *Error) decode(r *reader) {
 	*m = Error{}
@@ -69,7 +73,11 @@ func (m *RequestID) AppendTo(dst []byte) []byte {
 	return msgp.AppendBytes(dst, m.Random[:])
 }
 
-func (m *RequestID) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *RequestID) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *RequestID) decode(r *reader) {
 	*m = RequestID{}
@@ -99,7 +107,11 @@ func (m *WriteItem) AppendTo(dst []byte) []byte {
 	return msgp.AppendBool(dst, m.ReturnDoc)
 }
 
-func (m *WriteItem) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *WriteItem) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *WriteItem) decode(r *reader) {
 	*m = WriteItem{}
@@ -132,7 +144,11 @@ func (m *WriteRequest) AppendTo(dst []byte) []byte {
 	return dst
 }
 
-func (m *WriteRequest) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *WriteRequest) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *WriteRequest) decode(r *reader) {
 	items := m.Items
@@ -177,7 +193,11 @@ func (m *WriteResult) AppendTo(dst []byte) []byte {
 	return appendValue(dst, m.Doc)
 }
 
-func (m *WriteResult) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *WriteResult) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *WriteResult) decode(r *reader) {
 	*m = WriteResult{}
@@ -206,7 +226,11 @@ func (m *WriteReply) AppendTo(dst []byte) []byte {
 	return m.Cost.AppendTo(dst)
 }
 
-func (m *WriteReply) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *WriteReply) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *WriteReply) decode(r *reader) {
 	results := m.Results
@@ -243,7 +267,11 @@ func (m *GetRequest) AppendTo(dst []byte) []byte {
 	return msgp.AppendBool(dst, m.NoBody)
 }
 
-func (m *GetRequest) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *GetRequest) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *GetRequest) decode(r *reader) {
 	ids := m.IDs
@@ -280,7 +308,11 @@ func (m *Document) AppendTo(dst []byte) []byte {
 	return appendValue(dst, m.Body)
 }
 
-func (m *Document) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *Document) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 // The ID is a string of its own: programs keep IDs, and one kept ID must not
 // keep a whole page alive.
@@ -334,7 +366,11 @@ func (m *GetResult) AppendTo(dst []byte) []byte {
 	return m.Doc.AppendTo(dst)
 }
 
-func (m *GetResult) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *GetResult) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *GetResult) decode(r *reader) {
 	*m = GetResult{}
@@ -358,7 +394,11 @@ func (m *GetReply) AppendTo(dst []byte) []byte {
 	return m.Cost.AppendTo(dst)
 }
 
-func (m *GetReply) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *GetReply) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *GetReply) decode(r *reader) {
 	results := m.Results
@@ -393,7 +433,11 @@ func (m *ScanRequest) AppendTo(dst []byte) []byte {
 	return msgp.AppendBool(dst, m.Reverse)
 }
 
-func (m *ScanRequest) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *ScanRequest) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *ScanRequest) decode(r *reader) {
 	*m = ScanRequest{}
@@ -421,7 +465,11 @@ func (m *ScanPage) AppendTo(dst []byte) []byte {
 	return m.Cost.AppendTo(dst)
 }
 
-func (m *ScanPage) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *ScanPage) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *ScanPage) decode(r *reader) {
 	docs := m.Docs
@@ -444,7 +492,11 @@ func (m *CountRequest) AppendTo(dst []byte) []byte {
 	return msgp.AppendString(dst, m.Prefix)
 }
 
-func (m *CountRequest) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *CountRequest) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *CountRequest) decode(r *reader) {
 	*m = CountRequest{}
@@ -465,7 +517,11 @@ func (m *CountReply) AppendTo(dst []byte) []byte {
 	return m.Cost.AppendTo(dst)
 }
 
-func (m *CountReply) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *CountReply) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *CountReply) decode(r *reader) {
 	*m = CountReply{}
@@ -491,7 +547,11 @@ func (m *HistoryRequest) AppendTo(dst []byte) []byte {
 	return msgp.AppendBool(dst, m.NoBody)
 }
 
-func (m *HistoryRequest) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *HistoryRequest) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *HistoryRequest) decode(r *reader) {
 	*m = HistoryRequest{}
@@ -517,7 +577,11 @@ func (m *HistoryReply) AppendTo(dst []byte) []byte {
 	return m.Cost.AppendTo(dst)
 }
 
-func (m *HistoryReply) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *HistoryReply) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *HistoryReply) decode(r *reader) {
 	versions := m.Versions
@@ -543,7 +607,11 @@ func (m *Cost) AppendTo(dst []byte) []byte {
 	return msgp.AppendUint64(dst, m.ReadVersion)
 }
 
-func (m *Cost) decodeFrom(body []byte) error { return decodeHot(body, m.decode) }
+func (m *Cost) decodeFrom(body []byte) error {
+	r := newReader(body)
+	m.decode(&r)
+	return r.err
+}
 
 func (m *Cost) decode(r *reader) {
 	*m = Cost{}

@@ -60,14 +60,31 @@ func newOutbox(nc net.Conn, limit int, failed func(error)) *outbox {
 	}
 }
 
-// send queues a frame, and gives its start as a position in the stream. Alone
-// says that the sender expects no other frame soon. An error says that the
-// frame was not queued.
+// send queues a frame, however much is queued already, and gives its start as
+// a position in the stream. Alone says that the sender expects no other frame
+// soon. An error says that the frame was not queued.
 func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
+	start, _, err = o.put(f, alone, 0)
+	return start, err
+}
+
+// offer is send for what may wait: if more than the limit is queued it gives
+// a channel to wait on before it is called again, and has queued nothing.
+func (o *outbox) offer(f *Frame, alone bool) (start uint64, room <-chan struct{}, err error) {
+	return o.put(f, alone, o.limit)
+}
+
+func (o *outbox) put(f *Frame, alone bool, limit int) (start uint64, room <-chan struct{}, err error) {
 	o.mu.Lock()
 	if o.err != nil {
+		err = o.err
 		o.mu.Unlock()
-		return 0, o.err
+		return 0, nil, err
+	}
+	if limit > 0 && len(o.queued) >= limit {
+		room = o.roomLocked()
+		o.mu.Unlock()
+		return 0, room, nil
 	}
 	before := len(o.queued)
 	o.queued = AppendFrame(o.queued, f)
@@ -77,13 +94,13 @@ func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
 	o.backlog.Add(int64(size))
 	if o.busy {
 		o.mu.Unlock()
-		return start, nil
+		return start, nil, nil
 	}
 	o.busy = true
 	if !alone || o.raw == nil {
 		o.mu.Unlock()
 		o.wake <- struct{}{} // never blocks: busy was false, so none is pending
-		return start, nil
+		return start, nil, nil
 	}
 	buf := o.takeLocked()
 	o.mu.Unlock()
@@ -92,7 +109,7 @@ func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
 	o.wrote(n)
 	if err != nil {
 		o.fail(err)
-		return start, nil // taken: the peer may have it
+		return start, nil, nil // taken: the peer may have it
 	}
 	o.mu.Lock()
 	if n < len(buf) {
@@ -102,12 +119,12 @@ func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
 		if len(o.queued) == 0 {
 			o.restLocked()
 			o.mu.Unlock()
-			return start, nil
+			return start, nil, nil
 		}
 	}
 	o.mu.Unlock()
 	o.wake <- struct{}{}
-	return start, nil
+	return start, nil, nil
 }
 
 // takeLocked takes all that is queued.
@@ -230,6 +247,10 @@ func (o *outbox) full() <-chan struct{} {
 	if o.err != nil || len(o.queued) < o.limit {
 		return nil
 	}
+	return o.roomLocked()
+}
+
+func (o *outbox) roomLocked() <-chan struct{} {
 	if o.room == nil {
 		o.room = make(chan struct{})
 	}

@@ -124,9 +124,19 @@ func (p *Responder) finish(flags uint8, body []byte, code Code) error {
 
 func (p *Responder) send(flags uint8, body []byte) error {
 	s := p.r.session
+	f := Frame{Kind: p.r.request.Kind, Flags: flags, Request: p.r.request.ID, Body: body}
+	last := flags&FlagMore == 0
 	var ended <-chan struct{} // a last answer is sent also when the time is up
-	for room := s.out.full(); room != nil; room = s.out.full() {
-		if flags&FlagMore != 0 && ended == nil {
+	for {
+		room, err := s.answer(p.r, &f, last)
+		if err != nil {
+			return err
+		}
+		if room == nil {
+			p.bytes += len(body)
+			return nil
+		}
+		if !last && ended == nil {
 			ended = p.r.lifetime.Done()
 		}
 		s.server.waiting.Add(int64(len(body)))
@@ -138,8 +148,6 @@ func (p *Responder) send(flags uint8, body []byte) error {
 			return p.r.lifetime.Err()
 		}
 	}
-	p.bytes += len(body)
-	return s.answer(p.r, flags, body)
 }
 
 // lifetime is a request's context. It costs nothing until someone waits on

@@ -50,8 +50,12 @@ type ServerOptions struct {
 	// MaxQueued is how many bytes of answers wait on one connection for a slow
 	// client before its handlers and its reading wait. Zero means 1 MiB.
 	MaxQueued int
-	// MaxRequestBytes bounds the request bodies in service on all connections
-	// together; past it no new frames are read. Zero means 256 MiB.
+	// MaxConnBytes bounds the request bodies that one connection has in
+	// service; past it no new frames are read from it. Zero means 32 MiB.
+	MaxConnBytes int64
+	// MaxRequestBytes bounds those of all connections together; past it no new
+	// frames are read from connections that have more than 256 KiB in service.
+	// Zero means 256 MiB.
 	MaxRequestBytes int64
 	// MaxAnswerBytes bounds the answers that wait on all connections together;
 	// past it the patience with clients that do not read is one second instead
@@ -94,6 +98,9 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	set(&o.MaxRequests, 1<<16)
 	set(&o.MaxFrame, MaxFrameBytes)
 	set(&o.MaxQueued, 1<<20)
+	if o.MaxConnBytes <= 0 {
+		o.MaxConnBytes = 32 << 20
+	}
 	if o.MaxRequestBytes <= 0 {
 		o.MaxRequestBytes = 256 << 20
 	}
@@ -137,7 +144,6 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	closed    bool
 	draining  atomic.Bool
-	room      chan struct{} // closed when requestBytes is below its bound; nil: nobody waits
 	quiet     chan struct{} // closed when the last request ends; nil: nobody waits
 
 	stop chan struct{}
@@ -386,28 +392,6 @@ var (
 	errServerStops = errors.New("the server stops")
 )
 
-// waitForRoom holds a connection's reading while too many bytes of requests
-// are in service.
-func (s *Server) waitForRoom(gone <-chan struct{}) {
-	for s.requestBytes.Load() > s.o.MaxRequestBytes {
-		s.mu.Lock()
-		if s.requestBytes.Load() <= s.o.MaxRequestBytes {
-			s.mu.Unlock()
-			return
-		}
-		if s.room == nil {
-			s.room = make(chan struct{})
-		}
-		room := s.room
-		s.mu.Unlock()
-		select {
-		case <-room:
-		case <-gone:
-			return
-		}
-	}
-}
-
 // began and finished count a request.
 func (s *Server) began(bytes int) {
 	s.inFlight.Add(1)
@@ -415,19 +399,13 @@ func (s *Server) began(bytes int) {
 }
 
 func (s *Server) finished(bytes int) {
-	left := s.requestBytes.Add(-int64(bytes))
-	last := s.inFlight.Add(-1) == 0
-	crossed := left <= s.o.MaxRequestBytes && left+int64(bytes) > s.o.MaxRequestBytes
-	if !crossed && !(last && s.draining.Load()) {
+	s.requestBytes.Add(-int64(bytes))
+	if s.inFlight.Add(-1) != 0 || !s.draining.Load() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if crossed && s.room != nil {
-		close(s.room)
-		s.room = nil
-	}
-	if last && s.quiet != nil {
+	if s.quiet != nil {
 		close(s.quiet)
 		s.quiet = nil
 	}

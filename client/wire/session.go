@@ -34,7 +34,10 @@ type session struct {
 	expiry   *time.Timer // of the earliest deadline; nil: never armed
 	expireAt time.Time   // when expiry fires; zero: it is not armed
 
-	greeted atomic.Bool
+	greeted  atomic.Bool
+	bytes    atomic.Int64  // of requests in service
+	heldBack atomic.Bool   // the reading waits for freed
+	freed    chan struct{} // one signal that bytes has fallen
 
 	gone    chan struct{}  // closed with err
 	ended   chan struct{}  // closed when everything of the session is over
@@ -54,6 +57,7 @@ func newSession(s *Server, nc net.Conn) *session {
 		nc:     nc,
 		began:  time.Now(),
 		open:   make(map[uint64]*inFlight),
+		freed:  make(chan struct{}, 1),
 		gone:   make(chan struct{}),
 		ended:  make(chan struct{}),
 	}
@@ -139,14 +143,47 @@ func (ss *session) next(f *Frame) error {
 	return nil
 }
 
+// fairShare is how many bytes of requests a connection may have in service
+// when all connections together have too many.
+const fairShare = 256 << 10
+
 // waitForRoom holds back the reading while the client is slow to take its
-// answers, or the server has too much in hand.
+// answers, or has too much in service. What others have in service holds back
+// only those that have much themselves.
 func (ss *session) waitForRoom() error {
 	for room := ss.out.full(); room != nil; room = ss.out.full() {
 		<-room // closed also when the connection fails
 	}
-	ss.server.waitForRoom(ss.gone)
+	if !ss.overloaded() {
+		return nil
+	}
+	ss.heldBack.Store(true)
+	defer ss.heldBack.Store(false)
+	for ss.overloaded() {
+		select {
+		case <-ss.freed:
+		case <-ss.gone:
+			return nil // the next read says why
+		}
+	}
 	return nil
+}
+
+func (ss *session) overloaded() bool {
+	o, mine := &ss.server.o, ss.bytes.Load()
+	return mine > o.MaxConnBytes || mine > fairShare && ss.server.requestBytes.Load() > o.MaxRequestBytes
+}
+
+// finished counts a request out.
+func (ss *session) finished(bytes int) {
+	ss.bytes.Add(-int64(bytes))
+	ss.server.finished(bytes)
+	if ss.heldBack.Load() {
+		select {
+		case ss.freed <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // hello answers the first frame.
@@ -220,13 +257,14 @@ func (ss *session) take(f *Frame) error {
 		return ss.turnDown(f, Refuse(CodeUnsupported, "request: kind %s is for nodes only", f.Kind))
 	}
 	// Counted first, then asked: Drain sees this request, or it sees Drain.
+	ss.bytes.Add(int64(len(f.Body)))
 	ss.server.began(len(f.Body))
 	if ss.server.draining.Load() {
-		ss.server.finished(len(f.Body))
+		ss.finished(len(f.Body))
 		return ss.turnDown(f, Refuse(CodeShuttingDown, "this node is shutting down (ask another one)"))
 	}
 	if ss.server.inFlight.Load() > int64(ss.server.o.MaxRequests) {
-		ss.server.finished(len(f.Body))
+		ss.finished(len(f.Body))
 		return ss.turnDown(f, Refuse(CodeOverloaded, "this node serves %d requests already, which is its limit (retry, or ask another node)", ss.server.o.MaxRequests))
 	}
 	r := &inFlight{session: ss}
@@ -244,17 +282,17 @@ func (ss *session) take(f *Frame) error {
 	ss.mu.Lock()
 	if err := ss.err; err != nil {
 		ss.mu.Unlock()
-		ss.server.finished(len(f.Body))
+		ss.finished(len(f.Body))
 		return err
 	}
 	if _, twice := ss.open[f.Request]; twice {
 		ss.mu.Unlock()
-		ss.server.finished(len(f.Body))
+		ss.finished(len(f.Body))
 		return &refusedError{f.Kind, 0, Refuse(CodeBadRequest, "request: ID %d is of a request that is still open", f.Request)}
 	}
 	if len(ss.open) >= ss.server.o.MaxInFlight {
 		ss.mu.Unlock()
-		ss.server.finished(len(f.Body))
+		ss.finished(len(f.Body))
 		return ss.turnDown(f, Refuse(CodeTooManyRequests, "request: %d are open on this connection, which is the limit (wait for answers)", ss.server.o.MaxInFlight))
 	}
 	ss.open[f.Request] = r
@@ -281,10 +319,14 @@ func (ss *session) serve(r *inFlight) {
 	s := ss.server
 	s.o.Handler.ServeWire(&r.lifetime, &r.request, &r.responder)
 	if !r.responder.answered {
-		_ = r.responder.Fail(Refuse(CodeInternal, "request: kind %s got no answer from its handler", r.request.Kind))
+		refusal := Refuse(CodeInternal, "request: kind %s got no answer from its handler", r.request.Kind)
+		if r.lifetime.Err() != nil {
+			refusal = Refuse(CodeOutcomeUnknown, "request: its time was up, or it was cancelled, before there was an answer (retry under the same request ID)")
+		}
+		_ = r.responder.Fail(refusal)
 	}
 	r.lifetime.end(context.Canceled)
-	s.finished(len(r.request.Body))
+	ss.finished(len(r.request.Body))
 	if s.o.Observe != nil {
 		s.o.Observe(Observation{
 			Kind: r.request.Kind, Code: r.responder.code, Peer: ss.info.Peer,
@@ -294,20 +336,29 @@ func (ss *session) serve(r *inFlight) {
 	ss.serving.Done()
 }
 
-// answer queues a frame of an answer. The last one ends the request.
-func (ss *session) answer(r *inFlight, flags uint8, body []byte) error {
-	f := Frame{Kind: r.request.Kind, Flags: flags, Request: r.request.ID, Body: body}
+// answer queues a frame of an answer, or gives a channel to wait on first. The
+// last one ends the request: before it can arrive, its ID is free.
+func (ss *session) answer(r *inFlight, f *Frame, last bool) (room <-chan struct{}, err error) {
+	if room := ss.out.full(); room != nil {
+		return room, nil
+	}
 	alone := false
-	if flags&FlagMore == 0 {
+	if last {
 		ss.mu.Lock()
 		delete(ss.open, r.request.ID)
 		alone = len(ss.open) == 0
 		ss.mu.Unlock()
 	}
-	if _, err := ss.out.send(&f, alone); err != nil {
-		return fmt.Errorf("wire: the client is gone: %w", err)
+	_, room, err = ss.out.offer(f, alone)
+	if err != nil {
+		return nil, fmt.Errorf("wire: the client is gone: %w", err)
 	}
-	return nil
+	if room != nil && last {
+		ss.mu.Lock()
+		ss.open[r.request.ID] = r // not answered yet after all
+		ss.mu.Unlock()
+	}
+	return room, nil
 }
 
 // answerLimit is the largest frame that the other side accepts: nodes agree on
