@@ -49,6 +49,9 @@ func (a *applier) collect(c *Collect) error {
 			return err
 		}
 		a.gone[string(a.key2)] = struct{}{}
+		if superseded == 0 {
+			a.m.heads.forget(a.key2[:len(a.key2)-8])
+		}
 		ck := countKey{k.Partition, k.Collection}
 		n := a.countsOf(ck)
 		n.rows--

@@ -22,7 +22,8 @@ import (
 // replica is a machine on an engine in memory.
 type replica struct {
 	t      testing.TB
-	fs     *pvfs.MemFS
+	fs     vfs.FS
+	opts   mvcc.EngineOptions
 	engine *mvcc.Engine
 	*Machine
 }
@@ -30,12 +31,12 @@ type replica struct {
 const testGroup placement.GroupID = 3
 
 // newReplica opens a group on a file system; nil makes a new one.
-func newReplica(t testing.TB, fs *pvfs.MemFS) *replica {
+func newReplica(t testing.TB, fs vfs.FS) *replica {
 	t.Helper()
 	if fs == nil {
-		fs = pvfs.NewCrashableMem()
+		fs = pvfs.NewMem()
 	}
-	r := &replica{t: t, fs: fs}
+	r := &replica{t: t, fs: fs, opts: mvcc.EngineOptions{MemTableBytes: 256 << 10, CacheBytes: 1 << 20}}
 	r.open()
 	t.Cleanup(r.shut)
 	return r
@@ -43,7 +44,8 @@ func newReplica(t testing.TB, fs *pvfs.MemFS) *replica {
 
 func (r *replica) open() {
 	r.t.Helper()
-	e, err := mvcc.OpenEngine("state", mvcc.EngineOptions{FS: r.fs, MemTableBytes: 256 << 10, CacheBytes: 1 << 20})
+	r.opts.FS = r.fs
+	e, err := mvcc.OpenEngine("state", r.opts)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -52,10 +52,12 @@ type Machine struct {
 	halted error               // why Apply failed; guarded by mu
 
 	// applyMu is held by Apply and Install, and guards what only they use.
-	applyMu sync.Mutex
-	digests digestRing
-	decoder entryDecoder
-	scratch scratch
+	applyMu  sync.Mutex
+	digests  digestRing
+	requests recentRequests
+	heads    recentHeads
+	decoder  entryDecoder
+	scratch  scratch
 }
 
 // Open opens a group's state where it was left, or empty.
@@ -84,6 +86,8 @@ func (m *Machine) load() error {
 	}
 	m.digests.reset()
 	m.digests.put(mem.meta.applied, mem.meta.digest)
+	m.requests.reset(mem.meta.youngest)
+	m.heads.reset()
 	m.mu.Lock()
 	m.meta, m.counts = mem.meta, mem.counts
 	m.view.Store(mem.view)

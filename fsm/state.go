@@ -47,14 +47,15 @@ type meta struct {
 	requests hlc.Timestamp   // request IDs below are forgotten
 	epoch    placement.Epoch // of the last Own
 	digest   uint64          // of every entry up to applied
+	youngest uint64          // largest time of a request ID that was recorded
 }
 
 func (m *meta) append(dst []byte) []byte {
-	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest)
+	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest, m.youngest)
 }
 
 func (m *meta) decode(b []byte) error {
-	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest)
+	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest, &m.youngest)
 }
 
 // view is what readers and writers look up in every operation. It is never

@@ -41,6 +41,8 @@ func (a *applier) write(c *Command, r *Result) error {
 	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, w.Partition, id.Time, &id.Random)
 	a.row = appendAnswer(a.row[:0], r, keepDoc)
 	a.requests[requestKeyOf(w)] = append([]byte(nil), a.row...)
+	a.m.requests.add(id)
+	a.meta.youngest = max(a.meta.youngest, id.Time)
 	return a.set(a.key, a.row)
 }
 
@@ -113,6 +115,9 @@ func requestKeyOf(w *Write) (k requestKey) {
 
 // known answers a retry with the first attempt's answer.
 func (a *applier) known(w *Write, r *Result) (bool, error) {
+	if a.m.requests.unseen(&w.Item.RequestID) {
+		return false, nil
+	}
 	answer, found := a.requests[requestKeyOf(w)]
 	if !found {
 		reader, err := a.read()
@@ -138,15 +143,9 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 	w, item := c.Write, &c.Write.Item
 	a.key = mvcc.AppendDocument(a.key[:0], a.m.group, w.Partition, w.Collection, item.ID)
 	before, inBatch := a.docs[string(a.key)]
-	current, found := before.newest, inBatch
-	if !inBatch {
-		reader, err := a.read()
-		if err != nil {
-			return nil, err
-		}
-		if current, found, err = reader.Newest(a.key); err != nil {
-			return nil, err
-		}
+	current, found, size, err := a.current(item.Op, before, inBatch)
+	if err != nil {
+		return nil, err
 	}
 	live := found && !current.Deleted
 	if no := conditions(item, live, current.Version); no != nil {
@@ -185,7 +184,7 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		return &refusal{code: wire.CodeDocumentTooLarge, detail: fmt.Sprintf("the document has %d bytes, at most %d are allowed", len(next.Body), limit)}, nil
 	}
 
-	ts, err := a.tick(c.Time)
+	ts, err = a.tick(c.Time)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +198,7 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 	n.rows++
 	if live {
 		n.docs--
-		n.bytes -= uint64(len(item.ID) + len(current.Body))
+		n.bytes -= uint64(len(item.ID) + size)
 	}
 	if !next.Deleted {
 		n.docs++
@@ -207,11 +206,13 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 	}
 	a.dirty[k] = n
 
+	p := pending{newest: next}
 	if inBatch {
-		a.docs[string(a.key)] = pending{newest: next, older: append(before.older, before.newest)}
-	} else {
-		a.docs[string(a.key)] = pending{newest: next}
+		p.older = append(before.older, before.newest)
 	}
+	key := string(a.key)
+	a.docs[key] = p
+	a.m.heads.put(key, head{row: mvcc.Row{Version: next.Version, Created: next.Created, Updated: ts, Deleted: next.Deleted}, size: len(next.Body)})
 	a.key = mvcc.AppendTime(a.key, ts)
 	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, &next))
 
@@ -220,6 +221,25 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		r.Wire.Doc = next.Body
 	}
 	return nil, nil
+}
+
+// current is the newest version of the document at a.key, and its body's size.
+// The body itself is there for operations that look at it.
+func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Row, found bool, size int, err error) {
+	if inBatch {
+		return p.newest, true, len(p.newest.Body), nil
+	}
+	if op != wire.OpUpdate && op != wire.OpUpsert {
+		if h, ok := a.m.heads.get(a.key); ok {
+			return h.row, true, h.size, nil
+		}
+	}
+	reader, err := a.read()
+	if err != nil {
+		return row, false, 0, err
+	}
+	row, found, err = reader.Newest(a.key)
+	return row, found, len(row.Body), err
 }
 
 // conditions refuses a write that does not fit what is stored.

@@ -108,7 +108,7 @@ func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
 
 func (e *Engine) pebbleOptions() *pebble.Options {
 	po := &pebble.Options{
-		FS:                          e.opts.FS,
+		FS:                          vfs.Ordered(e.opts.FS),
 		Comparer:                    comparer,
 		FormatMajorVersion:          engineFormat,
 		DisableWAL:                  true,

@@ -9,7 +9,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
-	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
@@ -250,7 +249,7 @@ func (i *Importer) add(key, value []byte) error {
 		if i.tables == maxTables {
 			return errors.New("too many tables")
 		}
-		f, err := i.e.opts.FS.Create(tablePath(i.e.opts.FS, i.dir, i.tables), pvfs.WriteCategoryUnspecified)
+		f, err := i.e.opts.FS.Create(tablePath(i.e.opts.FS, i.dir, i.tables), vfs.Unspecified)
 		if err != nil {
 			return err
 		}

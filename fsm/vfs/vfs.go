@@ -20,8 +20,11 @@ type FS = vfs.FS
 // File is an open file of an FS.
 type File = vfs.File
 
-// categories of writes are a metric of the engine; ours are not told apart.
-const category = vfs.WriteCategoryUnspecified
+// WriteCategory is what a file is written for: a metric of the engine.
+type WriteCategory = vfs.DiskWriteCategory
+
+// Unspecified is the category of our own files.
+const Unspecified = vfs.WriteCategoryUnspecified
 
 // OS is the operating system's file system.
 func OS() FS { return vfs.Default }
@@ -46,7 +49,7 @@ func SpaceOf(fs FS, dir string) (Space, error) {
 // directory synced.
 func WriteFile(fs FS, path string, data []byte) (err error) {
 	tmp := path + ".tmp"
-	f, err := fs.Create(tmp, category)
+	f, err := fs.Create(tmp, Unspecified)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,200 @@
+package fsm
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/impossibledb/idb/client/doc"
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+const benchPartitions = 34
+
+// benchMachine is a machine on a real directory, with the defaults of a node.
+func benchMachine(b *testing.B) *Machine {
+	b.Helper()
+	e, err := mvcc.OpenEngine(b.TempDir(), mvcc.EngineOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	m, err := Open(Options{Group: 1, Engine: e})
+	if err != nil {
+		b.Fatal(err)
+	}
+	own := &Own{Epoch: 1}
+	for p := range benchPartitions {
+		own.Partitions = append(own.Partitions, placement.PartitionID(p))
+	}
+	benchApply(b, m, mustEntry(b, 1, Command{Own: own}))
+	return m
+}
+
+func benchApply(b *testing.B, m *Machine, e ...Entry) {
+	b.Helper()
+	if _, err := m.Apply(e); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchDoc is a document of about 1 KiB.
+func benchDoc(b *testing.B, rng *rand.Rand) doc.Raw {
+	text := make([]byte, 0, 1000)
+	for len(text) < 940 {
+		text = fmt.Appendf(text, "%x ", rng.Uint32())
+	}
+	return body(b, fmt.Sprintf(`{"name":"n%d","count":%d,"text":%q}`, rng.IntN(1e6), rng.IntN(1e6), text))
+}
+
+type benchWriter struct {
+	b     *testing.B
+	m     *Machine
+	rng   *rand.Rand
+	docs  []doc.Raw
+	index uint64
+	reqs  uint64
+	now   hlc.Timestamp
+	buf   []byte
+}
+
+func newBenchWriter(b *testing.B, m *Machine) *benchWriter {
+	w := &benchWriter{b: b, m: m, rng: rand.New(rand.NewPCG(1, 2)), index: m.Applied(), now: m.Clock()}
+	for range 256 {
+		w.docs = append(w.docs, benchDoc(b, w.rng))
+	}
+	return w
+}
+
+func benchID(n int) string { return fmt.Sprintf("user%08d", n) }
+
+func benchKey(n int) ReadKey {
+	id := benchID(n)
+	return ReadKey{Partition: placement.PartitionID(wire.Partition("users", "", id, benchPartitions)), Epoch: 1, Collection: 1, ID: id}
+}
+
+// batch is one entry with n commands; id picks the documents.
+func (w *benchWriter) batch(n int, op wire.WriteOp, id func() int) Entry {
+	commands := make([]Command, n)
+	for i := range commands {
+		w.reqs++
+		w.now++
+		k := benchKey(id())
+		commands[i] = Command{Time: w.now, Write: &Write{Partition: k.Partition, Epoch: 1, Collection: 1, Item: wire.WriteItem{
+			RequestID: request(1e6+w.reqs, w.rng.Uint64()), Op: op, ID: k.ID, Body: w.docs[w.rng.IntN(len(w.docs))],
+		}}}
+	}
+	w.index++
+	data, err := AppendEntry(nil, commands)
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	return Entry{Index: w.index, Term: 1, Data: data}
+}
+
+// load puts n documents.
+func (w *benchWriter) load(n int) {
+	next := 0
+	for next < n {
+		benchApply(w.b, w.m, w.batch(min(256, n-next), wire.OpPut, func() int { next++; return next - 1 }))
+	}
+}
+
+// BenchmarkApply is one entry of 64 puts of 1 KiB per call, as a busy group
+// sees them.
+func BenchmarkApply(b *testing.B) {
+	const batch = 64
+	run := func(b *testing.B, m *Machine, w *benchWriter, id func() int) {
+		b.ReportAllocs()
+		done := 0
+		for done < b.N {
+			b.StopTimer()
+			entries := make([]Entry, 0, 64)
+			for done < b.N && len(entries) < cap(entries) {
+				entries = append(entries, w.batch(batch, wire.OpPut, id))
+				done++
+			}
+			b.StartTimer()
+			for i := range entries {
+				benchApply(b, m, entries[i])
+			}
+		}
+		b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "docs/s")
+	}
+	b.Run("new", func(b *testing.B) {
+		m := benchMachine(b)
+		w := newBenchWriter(b, m)
+		next := 0
+		run(b, m, w, func() int { next++; return next })
+	})
+	b.Run("replace", func(b *testing.B) {
+		m := benchMachine(b)
+		w := newBenchWriter(b, m)
+		w.load(100_000)
+		b.ResetTimer()
+		run(b, m, w, func() int { return w.rng.IntN(100_000) })
+	})
+}
+
+// BenchmarkGet is the newest version of one of 100,000 documents of 1 KiB.
+func BenchmarkGet(b *testing.B) {
+	m := benchMachine(b)
+	w := newBenchWriter(b, m)
+	w.load(100_000)
+	if _, err := m.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	keys := make([]ReadKey, 1<<16)
+	for i := range keys {
+		keys[i] = benchKey(w.rng.IntN(100_000))
+	}
+	for _, hot := range []int{1000, 1 << 16} {
+		b.Run(fmt.Sprintf("of=%d", hot), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := range b.N {
+				if _, err := m.Get(keys[i%hot], At{}, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("absent", func(b *testing.B) {
+		k := keys[0]
+		for i := range b.N {
+			k.ID = keys[i%len(keys)].ID + "x"
+			if _, err := m.Get(k, At{}, false); err == nil {
+				b.Fatal("found")
+			}
+		}
+	})
+}
+
+// BenchmarkScan reads pages merged over 34 partitions.
+func BenchmarkScan(b *testing.B) {
+	m := benchMachine(b)
+	newBenchWriter(b, m).load(100_000)
+	for _, limit := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("limit=%d", limit), func(b *testing.B) {
+			after, docs := "", 0
+			for range b.N {
+				page, more, _, err := m.Scan(ScanSpec{Collection: 1, After: after, Limit: limit})
+				if err != nil {
+					b.Fatal(err)
+				}
+				docs += len(page)
+				after = ""
+				if more {
+					after = page[len(page)-1].ID
+				}
+			}
+			b.ReportMetric(float64(docs)/b.Elapsed().Seconds(), "docs/s")
+		})
+	}
+}
