@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -437,6 +438,12 @@ func TestModel(t *testing.T) {
 	}
 	slices.Sort(names)
 	seed := rand.Uint64()
+	if s := os.Getenv("IDB_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
 	runs := 60_000
 	if testing.Short() {
 		runs = 10_000
@@ -471,7 +478,7 @@ func TestModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		where := func() string {
-			return fmt.Sprintf("seed %d run %d\n  %s (insert %v)\n  %s", seed, run, body, insert, operators)
+			return fmt.Sprintf("run %d (again with IDB_SEED=%d)\n  %s (insert %v)\n  %s", run, seed, body, insert, operators)
 		}
 
 		u, err := Parse(operators)
