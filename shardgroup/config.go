@@ -126,7 +126,7 @@ type Retention struct {
 // so Heartbeat must be far above the worst one; it is also what a fail-over
 // takes at least.
 type Timing struct {
-	Heartbeat time.Duration // zero: 400 ms
+	Heartbeat time.Duration // zero: 500 ms
 	Election  time.Duration // zero: Heartbeat
 	// Lease is how long a leader goes on without hearing from a majority. It
 	// protects nothing: reads are confirmed. Zero: Heartbeat.
@@ -142,7 +142,7 @@ func (t Timing) withDefaults() Timing {
 			*d = v
 		}
 	}
-	def(&t.Heartbeat, 400*time.Millisecond)
+	def(&t.Heartbeat, 500*time.Millisecond)
 	def(&t.Election, t.Heartbeat)
 	def(&t.Lease, t.Heartbeat)
 	def(&t.Commit, 200*time.Millisecond)

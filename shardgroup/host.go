@@ -87,7 +87,7 @@ func (h *Host) openStores() (err error) {
 			return fmt.Errorf("shardgroup: create %s: %w", dir, err)
 		}
 	}
-	if h.logs, err = openLogEngine(cfg.FS, cfg.path("log"), h.log, h.fatal); err != nil {
+	if h.logs, err = openLogEngine(cfg.FS, cfg.path("log"), logMemTable, h.log, h.fatal); err != nil {
 		return err
 	}
 	h.state, err = mvcc.OpenEngine(cfg.path("state"), mvcc.EngineOptions{

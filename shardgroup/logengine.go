@@ -38,8 +38,13 @@ type logEngine struct {
 	db *pebble.DB
 }
 
+// logMemTable is how much of the log is in memory before it is flushed to a
+// table. Entries live until the next snapshot and a little longer, so most are
+// flushed once and deleted before they would be compacted again.
+const logMemTable = 16 << 20
+
 // openLogEngine opens or creates the engine in dir.
-func openLogEngine(fs vfs.FS, dir string, log hclog.Logger, fatal func(error)) (*logEngine, error) {
+func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fatal func(error)) (*logEngine, error) {
 	if err := fs.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("shardgroup: create log directory %s: %w", dir, err)
 	}
@@ -50,9 +55,7 @@ func openLogEngine(fs vfs.FS, dir string, log hclog.Logger, fatal func(error)) (
 		FormatMajorVersion: pebble.FormatNewest,
 		Logger:             engineLogger{log: log, fatal: fatal},
 		Cache:              cache,
-		// Entries live until the next snapshot and a little longer, so most are
-		// flushed once and deleted before they would be compacted again.
-		MemTableSize:                16 << 20,
+		MemTableSize:                memTable,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       64,

@@ -1,0 +1,359 @@
+package shardgroup
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/impossibledb/idb/placement"
+)
+
+func openTestLog(t testing.TB, fs vfs.FS, memTable uint64) *logEngine {
+	t.Helper()
+	e, err := openLogEngine(fs, "log", memTable, hclog.NewNullLogger(), func(err error) { t.Errorf("fatal: %v", err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func testStore(t testing.TB, e *logEngine, g placement.GroupID) *logStore {
+	t.Helper()
+	s, err := openLogStore(e, g, func(err error) { t.Errorf("fatal: %v", err) }, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// entryOf is the entry that generation gen has at an index. Its size varies so
+// that the engine's log and tables are cut everywhere.
+func entryOf(g placement.GroupID, index, gen uint64) *raft.Log {
+	r := rand.New(rand.NewPCG(uint64(g)<<32|index, gen))
+	l := &raft.Log{Index: index, Term: gen, Type: raft.LogCommand, Data: make([]byte, r.IntN(600)), AppendedAt: time.Unix(0, int64(index*gen))}
+	for i := range l.Data {
+		l.Data[i] = byte(r.Uint32())
+	}
+	if r.IntN(3) == 0 {
+		l.Extensions = []byte(fmt.Sprintf("%08d", index))
+	}
+	if r.IntN(50) == 0 {
+		l.Data = nil
+	}
+	return l
+}
+
+func sameEntry(a, b *raft.Log) bool {
+	return a.Index == b.Index && a.Term == b.Term && a.Type == b.Type && bytes.Equal(a.Data, b.Data) &&
+		bytes.Equal(a.Extensions, b.Extensions) && a.AppendedAt.Equal(b.AppendedAt)
+}
+
+// logModel is what a group's log should hold: for every index, the generation
+// that wrote it last.
+type logModel struct {
+	first, last uint64
+	gens        []uint64 // of index i at gens[i]; written once per index and generation
+}
+
+func (m logModel) clone() logModel {
+	m.gens = append([]uint64(nil), m.gens...)
+	return m
+}
+
+func (m *logModel) append(from uint64, n int, gen uint64) {
+	for uint64(len(m.gens)) < from+uint64(n) {
+		m.gens = append(m.gens, 0)
+	}
+	for i := range uint64(n) {
+		m.gens[from+i] = gen
+	}
+	if m.first == 0 {
+		m.first = from
+	}
+	m.last = from + uint64(n) - 1
+}
+
+// check says what is wrong with a recovered log that should hold m. A deleted
+// prefix may have come back: its deletion is not synced.
+func (m *logModel) check(g placement.GroupID, s *logStore) error {
+	if s.last != m.last {
+		return fmt.Errorf("last is %d, want %d", s.last, m.last)
+	}
+	if s.first > m.first || (s.first == 0) != (m.first == 0) {
+		return fmt.Errorf("first is %d, want at most %d", s.first, m.first)
+	}
+	for i := s.first; i != 0 && i <= s.last; i++ {
+		var l raft.Log
+		if err := s.GetLog(i, &l); err != nil {
+			return fmt.Errorf("entry %d: %w", i, err)
+		}
+		if want := entryOf(g, i, m.gens[i]); !sameEntry(&l, want) {
+			return fmt.Errorf("entry %d is of term %d, want term %d", i, l.Term, want.Term)
+		}
+	}
+	return nil
+}
+
+// TestLogStoreCrash writes the logs of three groups at once and, at thousands
+// of points inside the engine's writes and syncs, looks at what a power cut
+// there would leave: everything that was acknowledged, and of what was on its
+// way either all or nothing.
+func TestLogStoreCrash(t *testing.T) {
+	points := 2000
+	if testing.Short() {
+		points = 300
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	const groups = 3
+	mem := vfs.NewCrashableMem()
+
+	type pair struct{ now, next logModel } // acknowledged, and with what is on its way
+	var mu sync.Mutex
+	var models [groups + 1]pair
+	var crashes atomic.Int64
+	rng := rand.New(rand.NewPCG(seed, 1))
+
+	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if crashes.Load() >= int64(points) || rng.IntN(3) != 0 {
+			return
+		}
+		crashes.Add(1)
+		percent := []int{0, 0, 50, 100}[rng.IntN(4)]
+		// An operation that ends between these lines was on its way before.
+		var want [groups + 1]pair
+		copy(want[:], models[:])
+		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+		e := openTestLog(t, clone, 32<<10)
+		defer e.close()
+		for g := placement.GroupID(1); g <= groups; g++ {
+			s := testStore(t, e, g)
+			if err := want[g].now.check(g, s); err != nil {
+				if err2 := want[g].next.check(g, s); err2 != nil {
+					t.Errorf("crash %d (%d%% of unsynced data kept), group %d: not as acknowledged: %v; nor with what was on its way: %v", crashes.Load(), percent, g, err, err2)
+				}
+			}
+		}
+	}
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch op.Kind {
+		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileWrite, errorfs.OpCreate, errorfs.OpRename, errorfs.OpRemove, errorfs.OpReuseForWrite:
+			look()
+		}
+		return nil
+	}))
+	e := openTestLog(t, fs, 32<<10)
+	var wg sync.WaitGroup
+	for g := placement.GroupID(1); g <= groups; g++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r := rand.New(rand.NewPCG(seed, uint64(g)+100))
+			s := testStore(t, e, g)
+			var m logModel
+			set := func(next logModel, do func() error) {
+				mu.Lock()
+				models[g].next = next
+				mu.Unlock()
+				if err := do(); err != nil {
+					t.Errorf("group %d: %v", g, err)
+				}
+				m = next
+				mu.Lock()
+				models[g].now = m.clone()
+				mu.Unlock()
+			}
+			gen := uint64(1)
+			for crashes.Load() < int64(points) && !t.Failed() {
+				next := m.clone()
+				switch k := r.IntN(20); {
+				case k == 0 && m.first != 0: // a conflict with a new leader
+					gen++
+					from := m.first + uint64(r.IntN(int(m.last-m.first+1)))
+					next.last = from - 1
+					if from == m.first {
+						next.first, next.last = 0, 0
+					}
+					set(next, func() error { return s.DeleteRange(from, m.last) })
+				case k <= 3 && m.first != 0 && m.last > m.first: // a snapshot
+					upto := m.first + uint64(r.IntN(int(m.last-m.first)))
+					next.first = upto + 1
+					set(next, func() error { return s.DeleteRange(m.first, upto) })
+				default:
+					n := 1 + r.IntN(8)
+					from := m.last + 1
+					if m.first == 0 && from == 1 {
+						from = uint64(len(m.gens)) + 1
+					}
+					next.append(from, n, gen)
+					logs := make([]*raft.Log, n)
+					for i := range logs {
+						logs[i] = entryOf(g, from+uint64(i), gen)
+					}
+					set(next, func() error { return s.StoreLogs(logs) })
+				}
+			}
+			if err := m.check(g, s); err != nil {
+				t.Errorf("group %d, while running: %v", g, err)
+			}
+		}()
+	}
+	wg.Wait()
+	if err := e.close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := crashes.Load(); got < int64(points) {
+		t.Errorf("%d crash points, want %d", got, points)
+	}
+}
+
+func TestLogStoreRefusesHoles(t *testing.T) {
+	fatals := 0
+	e := openTestLog(t, vfs.NewMem(), logMemTable)
+	defer e.close()
+	s, err := openLogStore(e, 1, func(error) { fatals++ }, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := []struct {
+		name string
+		do   func() error
+		ok   bool
+	}{
+		{"begin anywhere", func() error { return s.StoreLog(entryOf(1, 100, 1)) }, true},
+		{"go on", func() error { return s.StoreLogs([]*raft.Log{entryOf(1, 101, 1), entryOf(1, 102, 1)}) }, true},
+		{"skip one", func() error { return s.StoreLog(entryOf(1, 104, 1)) }, false},
+		{"before the first", func() error { return s.StoreLog(entryOf(1, 99, 1)) }, false},
+		{"a hole inside", func() error { return s.StoreLogs([]*raft.Log{entryOf(1, 103, 1), entryOf(1, 105, 1)}) }, false},
+		{"delete the middle", func() error { return s.DeleteRange(101, 101) }, false},
+		{"delete nothing", func() error { return s.DeleteRange(1, 50) }, true},
+		{"delete more than all", func() error { return s.DeleteRange(1, 500) }, true},
+		{"begin again", func() error { return s.StoreLog(entryOf(1, 7, 1)) }, true},
+	}
+	for _, st := range steps {
+		before := fatals
+		err := st.do()
+		if (err == nil) != st.ok {
+			t.Errorf("%s: %v", st.name, err)
+		}
+		if !st.ok && fatals == before {
+			t.Errorf("%s: the node was not ended", st.name)
+		}
+	}
+	if f, l := s.first, s.last; f != 7 || l != 7 {
+		t.Errorf("log is %d to %d, want 7 to 7", f, l)
+	}
+	if err := s.GetLog(100, &raft.Log{}); err != raft.ErrLogNotFound {
+		t.Errorf("a deleted entry: %v", err)
+	}
+}
+
+// The cache must answer as the engine does, whatever was truncated.
+func TestLogStoreCache(t *testing.T) {
+	e := openTestLog(t, vfs.NewMem(), logMemTable)
+	defer e.close()
+	s := testStore(t, e, 1)
+	r := rand.New(rand.NewPCG(1, 2))
+	var m logModel
+	gen := uint64(1)
+	for range 1500 {
+		switch k := r.IntN(30); {
+		case k == 0 && m.first != 0:
+			gen++
+			from := m.first + uint64(r.IntN(int(m.last-m.first+1)))
+			if err := s.DeleteRange(from, m.last); err != nil {
+				t.Fatal(err)
+			}
+			if m.last = from - 1; from == m.first {
+				m.first, m.last = 0, 0
+			}
+		case k == 1 && m.last > m.first:
+			upto := m.first + uint64(r.IntN(int(m.last-m.first)))
+			if err := s.DeleteRange(m.first, upto); err != nil {
+				t.Fatal(err)
+			}
+			m.first = upto + 1
+		default:
+			n := 1 + r.IntN(100)
+			from := m.last + 1
+			if m.first == 0 {
+				from = uint64(len(m.gens)) + 1
+			}
+			var logs []*raft.Log
+			for i := range n {
+				l := entryOf(1, from+uint64(i), gen)
+				if r.IntN(2000) == 0 {
+					l.Data = make([]byte, logCacheBytes/2)
+				}
+				logs = append(logs, l)
+			}
+			if err := s.StoreLogs(logs); err != nil {
+				t.Fatal(err)
+			}
+			m.append(from, n, gen)
+		}
+		if s.cacheBytes > logCacheBytes+logCacheBytes/2 || s.cacheBytes < 0 {
+			t.Fatalf("cache holds %d bytes", s.cacheBytes)
+		}
+		for range 3 {
+			if m.first == 0 {
+				continue
+			}
+			i := m.first + uint64(r.IntN(int(m.last-m.first+1)))
+			var l raft.Log
+			if err := s.GetLog(i, &l); err != nil {
+				t.Fatal(err)
+			}
+			if l.Index != i || l.Term != m.gens[i] {
+				t.Fatalf("entry %d of term %d, want term %d (got index %d)", i, l.Term, m.gens[i], l.Index)
+			}
+		}
+	}
+}
+
+func TestLogFormat(t *testing.T) {
+	fs := vfs.NewMem()
+	e := openTestLog(t, fs, logMemTable)
+	if err := e.db.Set(formatKey, []byte{0, 0, 0, logFormat + 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLogEngine(fs, "log", logMemTable, hclog.NewNullLogger(), nil); err == nil {
+		t.Error("a log of a newer format was opened")
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	for i := range uint64(5) {
+		l := entryOf(1, i, 3)
+		b := make([]byte, entryHeader+len(l.Extensions)+len(l.Data))
+		encodeEntry(b, l)
+		f.Add(b)
+	}
+	f.Add([]byte{})
+	f.Add([]byte{2, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var l raft.Log
+		if decodeEntry(1, b, &l) != nil {
+			return
+		}
+		again := make([]byte, entryHeader+len(l.Extensions)+len(l.Data))
+		encodeEntry(again, &l)
+		if !bytes.Equal(b, again) {
+			t.Errorf("%x decodes to what encodes as %x", b, again)
+		}
+	})
+}
