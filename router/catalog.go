@@ -188,7 +188,7 @@ func (r *Router) settings(ctx context.Context, req *wire.Settings) (*wire.Settin
 // maxTopologyWait bounds how long a request for news is held.
 const maxTopologyWait = time.Minute
 
-// topology serves KindTopology. Before cluster init the topology is empty.
+// topology serves KindTopology. There is none before cluster init.
 func (r *Router) topology(ctx context.Context, req *wire.TopologyRequest) (*wire.Topology, *wire.Error) {
 	v := r.opts.Placement.View()
 	if wait := min(time.Duration(req.WaitMillis)*time.Millisecond, maxTopologyWait); wait > 0 {

@@ -28,7 +28,8 @@ type world struct {
 	breakAt int  // 0: never
 	after   bool // the step is done, and its answer lost
 	steps   []string
-	names   int // cluster IDs made
+	names   int  // cluster IDs made
+	stale   bool // views are old until they are refreshed
 }
 
 type worldNode struct {
@@ -40,6 +41,7 @@ type worldNode struct {
 	mu        sync.Mutex
 	identity  *Identity // guarded by mu
 	placement bool      // guarded by mu; started
+	fresh     bool      // guarded by mu; has refreshed its view
 	adopter   *Adopter
 	service   nodePlacement
 }
@@ -136,9 +138,9 @@ func (w *world) StatusAt(_ context.Context, addr string) (s wire.NodeStatus, err
 		}
 		for _, g := range w.machine.View().Groups {
 			r := wire.GroupStatus{ID: uint32(g.ID), State: "follower"}
-			if g.Preferred == id && w.polls > 1 {
+			if g.Preferred == id && w.polls > 2 {
 				r.State = "leader"
-				if w.polls > 2 {
+				if w.polls > 8 {
 					r.Partitions = uint32(len(w.machine.View().PartitionsOf(g.ID)))
 				}
 			}
@@ -196,7 +198,7 @@ func (p nodePlacement) Propose(_ context.Context, c placement.Command) (r *place
 		}
 		p.w.mu.Lock()
 		defer p.w.mu.Unlock()
-		if c.FinishInit != nil && p.w.polls < 3 {
+		if c.FinishInit != nil && p.w.polls < 9 {
 			return errors.New("init was finished before the groups owned their partitions")
 		}
 		p.w.index++
@@ -216,11 +218,16 @@ func (p nodePlacement) Refresh(context.Context) (*placement.View, error) {
 		}
 		return nil
 	})
+	p.n.mu.Lock()
+	p.n.fresh = p.n.fresh || err == nil
+	p.n.mu.Unlock()
 	return p.View(), err
 }
 
 func (p nodePlacement) View() *placement.View {
-	if p.n.Identity() == nil {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	if p.n.identity == nil || p.w.stale && !p.n.fresh {
 		return placement.NewMachine().View()
 	}
 	return p.w.machine.View()
@@ -282,6 +289,7 @@ func TestInit(t *testing.T) {
 	if members := w.machine.View().Members; len(members) != 5 {
 		t.Errorf("members %v", members)
 	}
+	w.stale = true
 	for _, on := range w.ids {
 		_, err = w.initialise(t, on, 0, false, w.request())
 		if codeOf(err) != wire.CodeClusterExists || !strings.Contains(err.Error(), "cluster-1 already (nodes n1 n2 n3 n4 n5, 4 shard groups, 3 replicas, 31 partitions)") {
