@@ -53,7 +53,7 @@ var nodeSettingsTable = []setting{
 	{"disk-reserve", "SIZE", "256MiB", "free space to keep: below it writes are refused", size(func(s *nodeSettings, n int64) { s.DiskReserveBytes = uint64(n) })},
 	{"state-cache", "SIZE", "32MiB", "memory for the state engine's block cache", size(func(s *nodeSettings, n int64) { s.StateCacheBytes = n })},
 	{"max-client-conns", "N", "4096", "connections accepted on the client port", number(func(s *nodeSettings, n int) { s.MaxClientConns = n })},
-	{"election-timeout", "DURATION", "300ms", "how long followers wait for a silent leader, 50ms to 1m", duration(func(s *nodeSettings, d time.Duration) { s.ElectionTimeout = d })},
+	{"election-timeout", "DURATION", "500ms", "how long followers wait for a silent leader, 50ms to 1m", duration(func(s *nodeSettings, d time.Duration) { s.ElectionTimeout = d })},
 	{"log-level", "LEVEL", "info", "trace, debug, info, warn or error", setLogLevel},
 	{"log-format", "FORMAT", "text", "text or json", setLogFormat},
 }
