@@ -91,6 +91,17 @@ func (p *idb) Get(ctx context.Context, _ int, k string) ([]byte, error) {
 	return d.Body(), nil
 }
 
+func (p *idb) BatchSize() int { return 500 }
+
+func (p *idb) PutBatch(ctx context.Context, _ int, ks []string, vs [][]byte) error {
+	b := p.db.Bulk()
+	for i, k := range ks {
+		b.Put(p.docs, k, client.Raw(vs[i]))
+	}
+	_, err := b.Do(ctx)
+	return err
+}
+
 func (p *idb) RMW(ctx context.Context, _ int, k string, m func([]byte) []byte) (int, error) {
 	for n := 0; ; n++ {
 		d, err := p.docs.Get(ctx, k)

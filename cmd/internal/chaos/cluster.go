@@ -74,7 +74,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 	if _, err := c.Command(ctx, "cluster", "init", "--nodes", c.Addrs(),
 		"--shards", strconv.Itoa(o.Shards), "--replicas", strconv.Itoa(o.Replicas)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w\n%s", err, c.LogTails(20))
 	}
 	return c, c.WaitReady(ctx)
 }
