@@ -122,6 +122,7 @@ var changing = []struct {
 	{regexp.MustCompile(`in [0-9.]+ s \([0-9,]+/s\)`), "in SECONDS"},
 	{regexp.MustCompile(`in [0-9.]+ s`), "in SECONDS"},
 	{regexp.MustCompile(`[0-9]+% +[0-9,]+ documents +[0-9,]+/s.*\n`), "PROGRESS\n"},
+	{regexp.MustCompile(`"seconds":[0-9.]+`), `"seconds":SECONDS`},
 	{regexp.MustCompile(`--cursor [A-Za-z0-9_-]{20,}`), "--cursor CURSOR"},
 }
 
