@@ -43,6 +43,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	g.keeper.g = g
 	g.onReady = g.becomeLeader
 	g.onLost = g.loseLeadership
+	g.onStop = func() { g.batcher.stop(); g.keeper.end() }
 
 	g.logs, err = openLogStore(h.logs, spec.ID, h.fatal, g.stopRaftGoroutine)
 	if err != nil {
@@ -165,10 +166,8 @@ func (g *Group) lostError() error {
 
 // close stops the group and joins everything it started.
 func (g *Group) close() {
-	g.batcher.stop()
-	g.keeper.end()
 	g.shutdown()
-	g.keeper.wait()
+	g.keeper.end() // a term that began while raft was stopping
 	g.logs.close()
 	g.snaps.close()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/impossibledb/idb/fsm"
@@ -21,6 +22,9 @@ type keeper struct {
 	mu     sync.Mutex
 	cancel context.CancelFunc // guarded by mu; of the term that is kept now
 	bg     sync.WaitGroup
+
+	compared atomic.Uint64 // digests proposed
+	hurry    atomic.Bool   // do not wait before leadership is moved; for tests
 
 	digestAt   uint64        // applied index of the last digest
 	digestTime time.Time     // and when
@@ -68,8 +72,6 @@ func (k *keeper) end() {
 	k.bg.Wait()
 }
 
-func (k *keeper) wait() { k.bg.Wait() }
-
 func (k *keeper) run(ctx context.Context) {
 	now := time.Now()
 	k.digestAt, k.digestTime = k.g.applied.load(), now
@@ -107,6 +109,7 @@ func (k *keeper) compare(ctx context.Context, now time.Time) {
 	}
 	if k.own(ctx, k.g.machine.DigestCommand()) {
 		k.digestAt, k.digestTime = k.g.applied.load(), now
+		k.compared.Add(1)
 	}
 }
 
@@ -114,7 +117,7 @@ func (k *keeper) compare(ctx context.Context, now time.Time) {
 // preferred.
 func (k *keeper) move(ctx context.Context, now time.Time) {
 	full := k.g.host.full.Load()
-	if now.Before(k.moveAfter) && !full {
+	if now.Before(k.moveAfter) && !full && !k.hurry.Load() {
 		return
 	}
 	to := k.g.spec.Preferred

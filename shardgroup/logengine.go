@@ -51,10 +51,10 @@ func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fat
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		FS:                 fs,
-		FormatMajorVersion: pebble.FormatNewest,
-		Logger:             engineLogger{log: log, fatal: fatal},
-		Cache:              cache,
+		FS:                          fs,
+		FormatMajorVersion:          pebble.FormatNewest,
+		Logger:                      engineLogger{log: log, fatal: fatal},
+		Cache:                       cache,
 		MemTableSize:                memTable,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,

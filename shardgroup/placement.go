@@ -122,6 +122,7 @@ func openPlacement(h *Host, spec GroupSpec, machine PlacementMachine) (*Placemen
 	}
 	p.onReady = func(uint64) {}
 	p.onLost = func() {}
+	p.onStop = func() {}
 	store, err := h.cfg.PlacementStore(dir, p.log)
 	if err != nil {
 		return nil, err

@@ -49,6 +49,8 @@ type replica struct {
 	// goroutine.
 	onReady func(term uint64)
 	onLost  func()
+	// onStop is called when the replica begins to stop: its own goroutines end.
+	onStop func()
 
 	flights chan flight // proposed, in order; consumed by collect
 	flying  atomic.Int64
@@ -270,7 +272,9 @@ func (r *replica) Leader() (node placement.NodeID, term uint64, known bool) {
 }
 
 // IsLeader says whether this node serves as the leader.
-func (r *replica) IsLeader() bool { return r.ready.Load() != 0 }
+func (r *replica) IsLeader() bool {
+	return r.ready.Load() != 0 && !r.host.dead.Load() && r.halted.Load() == nil
+}
 
 // propose hands an entry to raft's main loop, waiting until that takes it, and
 // calls done when the outcome is known. False: the replica is stopping, and
@@ -427,6 +431,7 @@ func (r *replica) shutdown() {
 	r.stopped.Do(func() {
 		close(r.stop)
 		r.wakeReady()
+		r.onStop()
 		// Entries that raft has in hand get their outcome while it still runs.
 		r.settle(500 * time.Millisecond)
 		r.trans.Shut()

@@ -165,15 +165,10 @@ func (s *snapshotStore) export(id string, at marker) (*raft.SnapshotMeta, io.Rea
 			at.index, at.term = x.Applied, term
 			at.conf, at.confIndex = conf, confIndex
 		}
-		size, err := x.Size()
-		if err != nil {
-			_ = x.Close() // only read from
-			return nil, nil, fmt.Errorf("shardgroup: export %s: %w", s.g.id, err)
-		}
 		s.mu.Lock()
 		s.sending++
 		s.mu.Unlock()
-		return at.meta(id, size), &exportReader{store: s, export: x}, nil
+		return at.meta(id, 0), &exportReader{store: s, export: x}, nil
 	}
 }
 
@@ -182,16 +177,27 @@ func (s *snapshotStore) export(id string, at marker) (*raft.SnapshotMeta, io.Rea
 type exportReader struct {
 	store  *snapshotStore
 	export *fsm.Export
+	sent   bool // all of it was written
 	once   sync.Once
 	err    error
 }
+
+var _ transport.Sized = (*exportReader)(nil)
+
+// Size is the exact number of bytes. It walks over the whole state, which is
+// why the transport asks only when it has reached the follower.
+func (r *exportReader) Size() (int64, error) { return r.export.Size() }
 
 func (r *exportReader) Read([]byte) (int, error) {
 	return 0, errors.New("shardgroup: a snapshot is streamed with WriteTo")
 }
 
 // WriteTo streams the state.
-func (r *exportReader) WriteTo(w io.Writer) (int64, error) { return r.export.WriteTo(w) }
+func (r *exportReader) WriteTo(w io.Writer) (int64, error) {
+	n, err := r.export.WriteTo(w)
+	r.sent = err == nil
+	return n, err
+}
 
 // Close lets go of the pinned state.
 func (r *exportReader) Close() error {
@@ -200,7 +206,9 @@ func (r *exportReader) Close() error {
 		r.store.mu.Lock()
 		defer r.store.mu.Unlock()
 		r.store.sending--
-		r.store.hold = time.Now().Add(sendHold)
+		if r.sent {
+			r.store.hold = time.Now().Add(sendHold)
+		}
 	})
 	return r.err
 }

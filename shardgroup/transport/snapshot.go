@@ -25,11 +25,26 @@ const pieceTimeout = 30 * time.Second
 // received is given up. It is looked at when another one begins.
 const idleStream = 2 * pieceTimeout
 
+// Sized is a snapshot that knows its size only after some work, which is not
+// done for a follower that cannot be reached.
+type Sized interface{ Size() (int64, error) }
+
 // InstallSnapshot sends a snapshot. data is written by its WriteTo if it has
-// one. The follower's raft hears of it when all of it has arrived.
+// one, and its size is asked for if it is Sized. The follower's raft hears of
+// it when all of it has arrived.
 func (t *RaftTransport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	w := &pieceWriter{t: t, id: id, stream: rand.Uint64()}
 	defer w.close()
+	if err := w.dial(); err != nil {
+		return err
+	}
+	if s, ok := data.(Sized); ok {
+		size, err := s.Size()
+		if err != nil {
+			return fmt.Errorf("transport: snapshot of %s: %w", t.group, err)
+		}
+		args.Size = size
+	}
 	if err := w.send(stepBegin, appendMeta(nil, args), pieceTimeout); err != nil {
 		return err
 	}
@@ -58,11 +73,19 @@ type pieceWriter struct {
 	t      *RaftTransport
 	id     raft.ServerID
 	stream uint64
-	conn   *peerConn // dialled with the first piece
+	conn   *peerConn
 
 	sent   int64  // acknowledged by the receiver, or in buf
 	buf    []byte // the piece that fills
 	answer []byte // to the last piece
+}
+
+func (w *pieceWriter) dial() (err error) {
+	ctx, cancel := context.WithTimeout(w.t.peers.ctx, w.t.peers.o.DialTimeout)
+	defer cancel()
+	node, incarnation := SplitServerID(w.id)
+	w.conn, err = w.t.peers.dial(ctx, classSnapshot, node, incarnation)
+	return err
 }
 
 func (w *pieceWriter) copy(data io.Reader) error {
@@ -110,14 +133,6 @@ func (w *pieceWriter) send(step byte, rest []byte, timeout time.Duration) error 
 	}
 	ctx, cancel := context.WithTimeout(w.t.peers.ctx, timeout)
 	defer cancel()
-	if w.conn == nil {
-		node, incarnation := SplitServerID(w.id)
-		c, err := w.t.peers.dial(ctx, classSnapshot, node, incarnation)
-		if err != nil {
-			return err
-		}
-		w.conn = c
-	}
 	b := appendGroup(make([]byte, 0, 5+pieceHeader+len(rest)), w.t.group)
 	b = binary.BigEndian.AppendUint64(append(b, step), w.stream)
 	b = append(b, rest...)
