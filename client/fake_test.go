@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
 )
 
@@ -81,13 +82,27 @@ func newCluster(t testing.TB, nodes, groups int) *cluster {
 	for g := range groups {
 		c.leaders[uint32(g)+1] = c.nodes[g%nodes].id
 	}
-	t.Cleanup(func() {
-		for _, n := range c.nodes {
-			n.kill()
-		}
-		c.late.Wait()
-	})
+	t.Cleanup(c.quiesce)
 	return c
+}
+
+// quiesce ends the nodes and waits for everything that was still to happen.
+// From then on only the store can be asked.
+func (c *cluster) quiesce() {
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	c.late.Wait()
+}
+
+// number is a field of a document in the store.
+func (c *cluster) number(collection, id, field string) string {
+	r := c.store.read(collection, id, 0, 0)
+	if r.Error != nil {
+		return "0"
+	}
+	v, _ := doc.Get(r.Doc.Body, field)
+	return v.String()
 }
 
 func (n *server) start(t testing.TB, addr string) {

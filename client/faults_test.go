@@ -162,8 +162,8 @@ func TestExactlyOnce(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			c.faults(func(*server, *wire.Request) fault { return fault{} })
-			c.late.Wait()
+			stats := db.Stats()
+			c.quiesce()
 
 			want := acked
 			for _, e := range failed {
@@ -176,15 +176,10 @@ func TestExactlyOnce(t *testing.T) {
 			}
 			for k := range keys {
 				key := "k" + strconv.Itoa(k)
-				d, err := counters.Get(t.Context(), key)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if n, _ := d.Get("n"); n.String() != strconv.Itoa(want[key]) {
+				if n := c.number("counters", key, "n"); n != strconv.Itoa(want[key]) {
 					t.Errorf("%s is %s, acknowledged and found done are %d (run with IDB_SEED=%d)", key, n, want[key], seed)
 				}
 			}
-			stats := db.Stats()
 			t.Logf("%d requests, %d attempts, %d failed, %d of them unknown", stats.Requests, stats.Attempts, len(failed), unknowns)
 			if stats.Attempts < stats.Requests*11/10 || len(failed) == 0 {
 				t.Error("the faults did not bite")
@@ -249,13 +244,8 @@ func TestFaults(t *testing.T) {
 			if tries < tc.tries || tc.want != nil && tries != tc.tries || tries > 10 {
 				t.Errorf("%d attempts, want %d", tries, tc.tries)
 			}
-			c.faults(func(*server, *wire.Request) fault { return fault{} })
-			c.late.Wait()
-			value := "0"
-			if d, err := docs.Get(t.Context(), "x"); err == nil {
-				raw, _ := d.Get("n")
-				value = raw.String()
-			}
+			c.quiesce()
+			value := c.number("docs", "x", "n")
 			if value != strconv.Itoa(tc.value) {
 				t.Errorf("the counter is %s, want %d", value, tc.value)
 			}
@@ -498,7 +488,7 @@ func TestDeadLeader(t *testing.T) {
 	if during > 40 {
 		t.Errorf("%d requests during an election", during)
 	}
-	if gap > 250*time.Millisecond {
+	if gap > 500*time.Millisecond {
 		t.Errorf("the first write came %s after the election", gap)
 	}
 }

@@ -72,7 +72,7 @@ func Open(ctx context.Context, opt Options) (*Cluster, error) {
 			break
 		}
 		var refusal *wire.Error
-		if errors.As(err, &refusal) && !refusal.Code.Retryable() {
+		if errors.As(err, &refusal) && judge(refusal.Code, false, false) == final {
 			c.Close()
 			return nil, err
 		}

@@ -56,6 +56,7 @@ type try struct {
 	lost     bool // of a mutation: an attempt may have been received and is not answered
 	faults   int  // answers that blame the server itself
 	hops     int  // refusals that named another node
+	losses   int  // attempts that nobody answered
 	probes   int
 	// leaderless: the last attempt failed for want of the leader.
 	leaderless bool
@@ -263,17 +264,23 @@ func (c *Cluster) unanswered(ctx context.Context, p place, err error, t *try) (t
 	if e := ctx.Err(); e != nil {
 		return -1, e
 	}
-	if errors.Is(err, errDown) {
+	down := errors.Is(err, errDown)
+	if down {
 		if why := p.node.lastErr(); why != nil {
 			err = why
 		}
 	}
 	t.err, t.not, t.leaderless = err, p.node, true
+	// The first loss may be the connection's only: the same node is asked again
+	// at once, and if it is gone the keeper's dial will tell.
+	if t.losses++; t.losses == 1 && !down && p.node.usable() {
+		t.not = nil
+		return 0, nil
+	}
 	if p.group != nil {
 		p.group.refused(p.node, "")
 	}
-	// The first loss is followed by an attempt elsewhere at once.
-	if t.hops++; t.hops == 1 {
+	if t.losses <= 2 {
 		return 0, nil
 	}
 	return t.wait.next(), nil

@@ -83,6 +83,9 @@ func (n *node) addr() string {
 	return n.addrs[0]
 }
 
+// maxAddrs is how many addresses of a node are remembered.
+const maxAddrs = 4
+
 // learn adds an address; a topology's address goes before those known.
 func (n *node) learn(addr string) {
 	if addr == "" {
@@ -93,6 +96,7 @@ func (n *node) learn(addr string) {
 	if i := slices.Index(n.addrs, addr); i >= 0 {
 		return
 	}
+	n.addrs = n.addrs[:min(len(n.addrs), maxAddrs-1)]
 	// A connected node keeps the address that works in front.
 	if n.is() == nodeUp {
 		n.addrs = append(n.addrs, addr)
@@ -149,19 +153,33 @@ func (n *node) live() *wire.Conn {
 	if want > 1 {
 		at = int(n.turn.Add(1)) % want
 	}
-	l := n.links[at].Load()
-	if l != nil {
+	if l := n.link(at); l != nil {
 		return l
 	}
 	if at > 0 {
 		n.keep(at, nil)
 	}
 	for i := range n.links {
-		if l := n.links[i].Load(); l != nil {
+		if l := n.link(i); l != nil {
 			return l
 		}
 	}
 	return nil
+}
+
+// link is a connection that has not failed. A failed one stays in its place
+// until its keeper has noticed.
+func (n *node) link(i int) *wire.Conn {
+	l := n.links[i].Load()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-l.Done():
+		return nil
+	default:
+		return l
+	}
 }
 
 // keep starts the keeper of one link unless it runs. With a link it starts
@@ -304,7 +322,7 @@ func (n *node) failed(err error) {
 
 func (n *node) connectedLocked() bool {
 	for i := range n.links {
-		if n.links[i].Load() != nil {
+		if n.link(i) != nil {
 			return true
 		}
 	}
