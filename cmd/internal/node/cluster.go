@@ -123,6 +123,11 @@ func (n *Node) stopReconciler() {
 // resolve tells where a node listens for its peers: as the cluster knows it,
 // or, before it knows anything, as it was when the cluster was formed.
 func (n *Node) resolve(id placement.NodeID) (string, error) {
+	if n.cfg.peerAddr != nil {
+		if addr, ok := n.cfg.peerAddr(string(id)); ok {
+			return addr, nil
+		}
+	}
 	if known, ok := n.places.View().Node(id); ok {
 		return known.PeerAddr, nil
 	}

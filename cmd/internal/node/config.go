@@ -48,6 +48,10 @@ type Config struct {
 	// nothing. Zero means 500ms.
 	ElectionTimeout time.Duration
 
+	// peerAddr, if not nil, knows where other nodes listen, before the cluster
+	// is asked: the nodes of one process may get new ports at every start.
+	peerAddr func(id string) (addr string, ok bool)
+
 	// The seams. Zero values are the real thing.
 	FS        vfs.FS
 	FreeSpace func(dir string) (free uint64, err error)

@@ -40,6 +40,14 @@ type Dev struct {
 	fatal chan error
 	done  chan struct{}
 	bg    sync.WaitGroup
+	addrs sync.Map // node ID → peer address, both strings
+}
+
+func (d *Dev) peerAddr(id string) (string, bool) {
+	if addr, ok := d.addrs.Load(id); ok {
+		return addr.(string), true
+	}
+	return "", false
 }
 
 // StartDev starts the nodes and forms the cluster if it is new.
@@ -71,11 +79,13 @@ func StartDev(ctx context.Context, cfg DevConfig, log hclog.Logger) (_ *Dev, err
 			return net.JoinHostPort("127.0.0.1", strconv.Itoa(cfg.Port+10*i+offset))
 		}
 		c.ClientAddr, c.PeerAddr, c.HTTPAddr = addr(0), addr(1), addr(2)
+		c.peerAddr = d.peerAddr
 		n, err := Start(ctx, c, log)
 		if err != nil {
 			return nil, err
 		}
 		d.nodes = append(d.nodes, n)
+		d.addrs.Store(c.ID, n.info().PeerAddr)
 		addrs = append(addrs, n.ClientAddr())
 	}
 	for _, n := range d.nodes {
@@ -110,6 +120,10 @@ func (d *Dev) awaitReady(ctx context.Context) error {
 		var why error
 		for _, n := range d.nodes {
 			if why = n.notReady(); why != nil {
+				break
+			}
+			if known, _ := n.places.View().Node(n.self); known != n.Self() {
+				why = fmt.Errorf("node %s has not registered its addresses", n.ID())
 				break
 			}
 		}
