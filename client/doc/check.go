@@ -199,10 +199,7 @@ func check(b []byte, lim Limits, body bool) (checkCode, int) {
 				continue
 			}
 		}
-		// An array or a map. Each of its values takes at least one byte.
-		if next.left > len(b)-i {
-			return checkShort, i
-		}
+		// An array or a map. A count that lies is found where the bytes end.
 		if len(stack) >= lim.MaxDepth {
 			return checkTooDeep, i
 		}

@@ -155,10 +155,7 @@ func (a *applier) create(lo, hi, off, depth int, inArray bool) (bool, error) {
 		a.dst = a.dst[:head]
 		return false, nil
 	}
-	if depth > a.maxDepth {
-		return false, a.tooDeep(&a.u.actions[lo])
-	}
-	a.setHead(head, 0, n, true)
+	a.setHead(head, 0, n, true) // the depth was checked where a value was written
 	return true, nil
 }
 
