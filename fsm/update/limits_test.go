@@ -164,7 +164,7 @@ func TestHostileUpdates(t *testing.T) {
 		}
 		took := time.Since(start)
 		t.Logf("%-24s %6.1f MiB, %v", name, float64(n)/(1<<20), took.Round(time.Millisecond))
-		if took > 20*time.Second {
+		if took > 2*time.Minute {
 			t.Errorf("%s takes %v", name, took)
 		}
 	}
