@@ -14,16 +14,16 @@ import (
 )
 
 var (
-	// binary is what the nodes run: built once for all tests, or given (built
+	// command is what the nodes run: built once for all tests, or given (built
 	// with -race, for example).
-	binary = flag.String("idb", "", "the idb command to test; empty: build it")
-	seed   = flag.Uint64("seed", 0, "choices of clients and faults; 0: from the clock")
+	command = flag.String("idb", "", "the idb command to test; empty: build it")
+	seed    = flag.Uint64("seed", 0, "choices of clients and faults; 0: from the clock")
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	os.Exit(func() int {
-		if *binary != "" || testing.Short() {
+		if *command != "" || testing.Short() {
 			return m.Run()
 		}
 		dir, err := os.MkdirTemp("", "idb-chaos-")
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		if *binary, err = Build(context.Background(), dir); err != nil {
+		if *command, err = Build(context.Background(), dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -52,7 +52,7 @@ func start(t *testing.T, o Options) *Cluster {
 	if testing.Short() {
 		t.Skip("a cluster of processes takes its time")
 	}
-	o.Binary, o.Dir = *binary, t.TempDir()
+	o.Binary, o.Dir = *command, t.TempDir()
 	c, err := Start(within(t, 30*time.Second), o)
 	if err != nil {
 		t.Fatal(err)

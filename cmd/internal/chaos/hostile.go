@@ -1,10 +1,15 @@
 package chaos
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -14,38 +19,125 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 )
 
-// HostileFrame is one row of testdata/wire/hostile.json: bytes that a node
-// must survive.
-type HostileFrame struct {
-	Name   string `json:"name"`
-	Hex    string `json:"hex"`
-	Repeat int    `json:"repeat"` // how often the bytes are sent; 0: once
+// HostileCase is one row of testdata/wire/hostile.json: bytes that a node must
+// survive, and what it is to do about them.
+type HostileCase struct {
+	Name   string
+	Hello  bool   // sent after a good hello
+	Hex    string // sent once
+	Repeat string // hex, sent so many Times after it
+	Times  int
+	// Then is refused (an error frame, the connection ends), answered (an error
+	// frame, it goes on), ignored (no answer, it goes on) or dropped (it ends
+	// after a timeout).
+	Then string
+	Code wire.Code
 }
 
-// HostileFrames reads the table.
-func HostileFrames(path string) ([]HostileFrame, error) {
+// HostileCases reads the table.
+func HostileCases(path string) ([]HostileCase, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	var all []HostileFrame
-	if err := json.Unmarshal(b, &all); err != nil {
+	var table struct{ Cases []HostileCase }
+	if err := json.Unmarshal(b, &table); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return all, nil
+	if len(table.Cases) == 0 {
+		return nil, fmt.Errorf("%s: no cases", path)
+	}
+	return table.Cases, nil
 }
 
 // Bytes is what the row sends.
-func (f HostileFrame) Bytes() ([]byte, error) {
-	b, err := hex.DecodeString(f.Hex)
+func (c HostileCase) Bytes() ([]byte, error) {
+	once, err := hex.DecodeString(c.Hex)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name, err)
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	repeat, err := hex.DecodeString(c.Repeat)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
 	var all []byte
-	for range max(1, f.Repeat) {
-		all = append(all, b...)
+	if c.Hello {
+		all = hello()
 	}
-	return all, nil
+	return append(append(all, once...), bytes.Repeat(repeat, c.Times)...), nil
+}
+
+// Play sends the row to a live node and checks what the node does about it.
+// patience bounds the wait for an answer, and for the end of a connection that
+// is to be dropped.
+func (c HostileCase) Play(ctx context.Context, addr string, patience time.Duration) error {
+	data, err := c.Bytes()
+	if err != nil {
+		return err
+	}
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Name, err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	goesOn := c.Then == "answered" || c.Then == "ignored"
+	if goesOn {
+		data = wire.AppendFrame(data, &wire.Frame{Kind: wire.KindPing, Request: pingRequest})
+	}
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		_, _ = nc.Write(data) // a node that refuses need not take it all
+	}()
+	defer wg.Wait()
+	defer nc.Close()
+	var code wire.Code // of the error frame
+	alive := false     // the ping was answered; it may overtake
+	for r := bufio.NewReader(nc); ; {
+		f, err := readFrame(r)
+		switch {
+		case err != nil && goesOn:
+			return fmt.Errorf("%s: want it %s with code %d and a live connection, got code %d and %w", c.Name, c.Then, c.Code, code, err)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("%s: the connection still stands after %v", c.Name, patience)
+		case err != nil && code != c.Code:
+			return fmt.Errorf("%s: want the connection to end with code %d, it ended with %d (%v)", c.Name, c.Code, code, err)
+		case err != nil:
+			return nil
+		}
+		if f.Flags&wire.FlagError != 0 {
+			var refusal wire.Error
+			if err := wire.Decode(f.Body, &refusal); err != nil {
+				return fmt.Errorf("%s: %w", c.Name, err)
+			}
+			code = refusal.Code
+		}
+		if alive = alive || f.Request == pingRequest; goesOn && alive && code == c.Code {
+			return nil
+		}
+	}
+}
+
+// pingRequest is the request ID of the ping that shows that a connection goes on.
+const pingRequest = 1 << 60
+
+// readFrame reads one answer.
+func readFrame(r io.Reader) (wire.Frame, error) {
+	var head [wire.FrameOverhead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return wire.Frame{}, err
+	}
+	f := wire.Frame{Kind: wire.Kind(head[4]), Flags: head[5], Request: binary.BigEndian.Uint64(head[12:])}
+	length := int(binary.BigEndian.Uint32(head[:])) - (wire.FrameOverhead - 4)
+	if length < 0 || length > wire.MaxFrameBytes {
+		return f, fmt.Errorf("an answer of %d bytes", length)
+	}
+	f.Body = make([]byte, length)
+	_, err := io.ReadFull(r, f.Body)
+	return f, err
 }
 
 // hello is the frame that opens a connection well.
@@ -102,6 +194,10 @@ func Fuzz(ctx context.Context, addr string, frames [][]byte, seed uint64, connec
 				err := Send(ctx, addr, data, 20*time.Millisecond)
 				mu.Lock()
 				sent++
+				// A dial that the end of the time has cut off is no failure.
+				if deadline, ok := ctx.Deadline(); ok && time.Now().After(deadline) {
+					err = nil
+				}
 				if err != nil && ctx.Err() == nil && failed == nil {
 					failed = fmt.Errorf("the node does not accept connections while it is sent %x…: %w", data[:min(64, len(data))], err)
 				}

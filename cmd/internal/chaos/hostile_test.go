@@ -3,6 +3,8 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -29,9 +31,22 @@ func TestHostileClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := c.Nodes[0]
-	frames, err := HostileFrames("../../../testdata/wire/hostile.json")
+	cases, err := HostileCases("../../../testdata/wire/hostile.json")
 	if err != nil {
 		t.Fatal(err)
+	}
+
+	// Those that are dropped for their silence wait it out beside the rest.
+	var silent sync.WaitGroup
+	defer silent.Wait()
+	for _, h := range cases {
+		if h.Then == "dropped" {
+			silent.Go(func() {
+				if err := h.Play(ctx, node.ClientAddr, 25*time.Second); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 
 	attacks := []struct {
@@ -39,26 +54,21 @@ func TestHostileClients(t *testing.T) {
 		do   func() error
 	}{
 		{"the table of bad frames", func() error {
-			for _, f := range frames {
-				data, err := f.Bytes()
-				if err != nil {
-					return err
-				}
-				for _, first := range [][]byte{nil, hello()} {
-					if err := Send(ctx, node.ClientAddr, append(first, data...), 30*time.Millisecond); err != nil {
-						return err
-					}
+			var bad []error
+			for _, h := range cases {
+				if h.Then != "dropped" {
+					bad = append(bad, h.Play(ctx, node.ClientAddr, 10*time.Second))
 				}
 			}
-			return nil
+			return errors.Join(bad...)
 		}},
 		{"the same on the peer port", func() error {
-			for _, f := range frames {
-				data, err := f.Bytes()
-				if err != nil {
-					return err
+			for _, h := range cases {
+				data, err := h.Bytes()
+				if err == nil {
+					err = Send(ctx, node.PeerAddr, data, 20*time.Millisecond)
 				}
-				if err := Send(ctx, node.PeerAddr, data, 30*time.Millisecond); err != nil {
+				if err != nil {
 					return err
 				}
 			}
@@ -122,6 +132,10 @@ type observed struct {
 	p99        time.Duration
 	memory     int64 // highest
 	err        error
+}
+
+func (o observed) String() string {
+	return fmt.Sprintf("%5d operations, p99 %v, at most %d MiB", o.operations, o.p99, o.memory>>20)
 }
 
 // measure runs an attack beside a well-behaved client.
