@@ -14,6 +14,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -83,7 +84,7 @@ func OpenHost(cfg Config) (*Host, error) {
 func (h *Host) openStores() (err error) {
 	cfg := &h.cfg
 	for _, dir := range []string{cfg.Dir, cfg.path("install")} {
-		if err := cfg.FS.MkdirAll(dir, 0o755); err != nil {
+		if err := vfs.MakeDir(cfg.FS, dir); err != nil {
 			return fmt.Errorf("shardgroup: create %s: %w", dir, err)
 		}
 	}
@@ -99,8 +100,11 @@ func (h *Host) openStores() (err error) {
 	if err != nil {
 		return fmt.Errorf("shardgroup: %w", err)
 	}
-	h.stable, err = cfg.Stable(cfg.path("raft.db"))
-	return err
+	if h.stable, err = cfg.Stable(cfg.path("raft.db")); err != nil {
+		return err
+	}
+	// bbolt syncs its file, and not the directory that has its name.
+	return vfs.SyncDir(cfg.FS, cfg.Dir)
 }
 
 func (h *Host) closeStores() error {

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/go-hclog"
 
+	files "github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -45,7 +46,7 @@ const logMemTable = 16 << 20
 
 // openLogEngine opens or creates the engine in dir.
 func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fatal func(error)) (*logEngine, error) {
-	if err := fs.MkdirAll(dir, 0o755); err != nil {
+	if err := files.MakeDir(fs, dir); err != nil {
 		return nil, fmt.Errorf("shardgroup: create log directory %s: %w", dir, err)
 	}
 	cache := pebble.NewCache(8 << 20)

@@ -16,6 +16,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/transport"
 )
@@ -113,7 +114,7 @@ func (h *Host) StartPlacement(members []Member, machine PlacementMachine) (*Plac
 
 func openPlacement(h *Host, spec GroupSpec, machine PlacementMachine) (*Placement, error) {
 	dir := h.cfg.path("placement")
-	if err := h.cfg.FS.MkdirAll(dir, 0o755); err != nil {
+	if err := vfs.MakeDir(h.cfg.FS, dir); err != nil {
 		return nil, fmt.Errorf("shardgroup: create %s: %w", dir, err)
 	}
 	p := &Placement{members: spec.Members, machine: machine}
@@ -128,6 +129,9 @@ func openPlacement(h *Host, spec GroupSpec, machine PlacementMachine) (*Placemen
 		return nil, err
 	}
 	p.store = store
+	if err := vfs.SyncDir(h.cfg.FS, dir); err != nil { // bbolt does not
+		return nil, errors.Join(err, store.Close())
+	}
 	fail := func(err error) (*Placement, error) { return nil, errors.Join(err, store.Close()) }
 	logs := &watchedLogs{LogStore: store, fatal: h.fatal, stop: p.stopRaftGoroutine}
 	p.stable = newGroupStable(store, spec.ID, h.fatal, p.stopRaftGoroutine)
