@@ -26,7 +26,7 @@ type ConnOptions struct {
 	MaxQueued int
 	// MaxStream is how many bytes of one streaming answer may wait for their
 	// reader; past it the stream fails. Answers are bounded by their request,
-	// so this is met only by a reader that stands still. Zero means 64 MiB.
+	// so this is met only by a reader that stands still. Zero means 128 MiB.
 	MaxStream int
 	// KeepAlive is how long a server may say nothing while it owes an answer
 	// before it is asked for a sign of life; without one after as long again
@@ -46,7 +46,7 @@ func (o ConnOptions) withDefaults() ConnOptions {
 		o.MaxQueued = 4 << 20
 	}
 	if o.MaxStream <= 0 {
-		o.MaxStream = 64 << 20
+		o.MaxStream = 128 << 20
 	}
 	if o.KeepAlive == 0 {
 		o.KeepAlive = 5 * time.Second

@@ -162,8 +162,9 @@ type ScanRequest struct {
 	Reverse    bool
 }
 
-// ScanPage is a part of a scan's answer; the answer is a stream of pages. The
-// last one has Cursor set if there is more, empty if the scan is complete.
+// ScanPage is a part of a scan's answer; the answer is a stream of pages, each
+// with the Cursor that goes on behind it. The last one's is empty if the scan
+// is complete.
 type ScanPage struct {
 	Docs   []Document
 	Cursor []byte
