@@ -69,9 +69,10 @@ func (s *Service) target(turn int) (node NodeID, local bool) {
 		}
 	} else if turn == 0 {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.leader != "" {
-			return s.leader, false
+		leader := s.leader
+		s.mu.Unlock()
+		if leader != "" {
+			return leader, false
 		}
 	}
 	members := s.memberIDs()
@@ -122,12 +123,17 @@ func proposeTo(ctx context.Context, log Log, data []byte) (*Result, error) {
 // may have been proposed nevertheless.
 func (s *Service) learnLeader(err error) (sent bool) {
 	var refusal *wire.Error
-	if !errors.As(err, &refusal) {
+	var lost *wire.ConnError
+	switch {
+	case errors.As(err, &lost):
 		s.setLeader("")
-		return true
+		return lost.Sent
+	case errors.As(err, &refusal):
+		s.setLeader(NodeID(refusal.Leader))
+		return !refusal.Code.Retryable()
 	}
-	s.setLeader(NodeID(refusal.Leader))
-	return !refusal.Code.Retryable()
+	s.setLeader("")
+	return false // there was no connection
 }
 
 func (s *Service) setLeader(n NodeID) {

@@ -28,7 +28,8 @@ type Log interface {
 	Leader() (node NodeID, term uint64, known bool)
 }
 
-// Peers carries requests to other nodes. A refusal is a *wire.Error.
+// Peers carries requests to other nodes. A refusal is a *wire.Error; a request
+// without an answer a *wire.ConnError; with any other error it was not sent.
 type Peers interface {
 	Call(ctx context.Context, node NodeID, kind wire.Kind, body []byte) ([]byte, error)
 }
