@@ -357,6 +357,10 @@ func (c *Cluster) pickGroup(ctx context.Context, v *View, g *group, x Exchange, 
 			t.group = g
 			if p.node, p.direct = g.candidate(v, t.not, t.probes); p.node != nil {
 				t.probes++
+				if !p.direct {
+					// It may be held until there is a leader; others go on looking.
+					t.release()
+				}
 				return p, nil
 			}
 			// Nobody can be reached: wait for a keeper to get through.

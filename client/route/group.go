@@ -13,6 +13,11 @@ const (
 	// detour is how long a replica that forwards stands in for a leader that
 	// this client cannot reach, before the leader is looked for again.
 	detour = time.Second
+	// detourAfter is how long a group must have been without a leader before a
+	// replica is asked to forward. Before, it is more likely that the leader is
+	// gone for all than for this client: asking the replicas themselves then
+	// tells the end of the election sooner.
+	detourAfter = 1500 * time.Millisecond
 )
 
 // way is how a group is reached.
@@ -37,6 +42,8 @@ type group struct {
 	probers  uint64 // tokens given out
 	turn     int    // next replica to try
 	looking  backoff
+	lost     time.Time // when the leader was lost; zero: there is one
+	detoured time.Time // when a replica was last asked to forward; zero: it answered
 	wake     signal
 }
 
@@ -118,12 +125,17 @@ func (g *group) pace() time.Duration {
 
 // candidate is the next node to probe: the hint, then the replicas in turn,
 // leaving out those that are down and, if there is a choice, the one that has
-// just refused. The second result is false when the node should forward:
-// every so often, once the ordinary way has led nowhere.
+// just refused. The second result is false when the node should forward: every
+// other probe, once the ordinary way has led nowhere for a while, and one at a
+// time, because a server may hold such a request for long.
 func (g *group) candidate(v *View, not *node, probes int) (*node, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	direct := probes < 4 || probes%2 == 0
+	now := time.Now()
+	if g.lost.IsZero() {
+		g.lost = now
+	}
+	direct := probes%2 == 0 || now.Sub(g.lost) < detourAfter || now.Sub(g.detoured) < detour
 	if n := v.nodes[g.hint]; n != nil && n != not && n.usable() && direct {
 		return n, true
 	}
@@ -135,11 +147,15 @@ func (g *group) candidate(v *View, not *node, probes int) (*node, bool) {
 			continue
 		}
 		if n != not {
-			return n, direct
+			spare = n
+			break
 		}
 		spare = n
 	}
 	if spare != nil {
+		if !direct {
+			g.detoured = now
+		}
 		return spare, direct
 	}
 	// No replica can be reached from here; another node may reach them.
@@ -167,8 +183,9 @@ func (g *group) found(n *node, direct bool) {
 	g.mu.Lock()
 	g.hot.Store(next)
 	g.looking.reset()
+	g.detoured = time.Time{}
 	if direct {
-		g.hint = n.id
+		g.hint, g.lost = n.id, time.Time{}
 	}
 	g.mu.Unlock()
 	g.wake.fire()
