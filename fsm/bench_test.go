@@ -134,13 +134,15 @@ func BenchmarkApply(b *testing.B) {
 		next := 0
 		run(b, m, w, func() int { next++; return next })
 	})
-	b.Run("replace", func(b *testing.B) {
-		m := benchMachine(b)
-		w := newBenchWriter(b, m)
-		w.load(100_000)
-		b.ResetTimer()
-		run(b, m, w, func() int { return w.rng.IntN(100_000) })
-	})
+	for _, docs := range []int{12_500, 100_000} { // all heads in memory; most not
+		b.Run(fmt.Sprintf("replace/of=%d", docs), func(b *testing.B) {
+			m := benchMachine(b)
+			w := newBenchWriter(b, m)
+			w.load(docs)
+			b.ResetTimer()
+			run(b, m, w, func() int { return w.rng.IntN(docs) })
+		})
+	}
 }
 
 // BenchmarkGet is the newest version of one of 100,000 documents of 1 KiB.

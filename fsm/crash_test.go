@@ -70,6 +70,11 @@ func (c *crasher) maybe(op errorfs.Op) error {
 	return nil
 }
 
+// crashOptions make an engine that flushes and compacts all the time.
+func crashOptions(seed uint64) mvcc.EngineOptions {
+	return mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20, SeparateValues: seed%2 == 1}
+}
+
 // reference is what one log must lead to.
 type reference struct {
 	log     []Entry
@@ -104,7 +109,7 @@ func TestCrashes(t *testing.T) {
 		seed := *crashSeed + uint64(run)
 		ref := makeReference(t, seed, 250)
 		c := newCrasher(seed, 4, 64)
-		r := &replica{t: t, fs: c, opts: mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20}}
+		r := &replica{t: t, fs: c, opts: crashOptions(seed)}
 		r.open()
 		rng := rand.New(rand.NewPCG(seed, 5))
 		for rest := ref.log; len(rest) > 0; {
@@ -187,7 +192,7 @@ func TestCrashesOfInstall(t *testing.T) {
 		}
 
 		c := newCrasher(seed, 4, 40)
-		r := &replica{t: t, fs: c, opts: mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20}}
+		r := &replica{t: t, fs: c, opts: crashOptions(seed)}
 		r.open()
 		c.handed.Store(behind)
 		r.mustApply(ref.log[:behind]...)

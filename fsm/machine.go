@@ -137,7 +137,7 @@ func (m *Machine) Flush() (appliedOnDisk uint64, err error) {
 
 // Durable is the applied index that a crash now would leave. It costs a read.
 func (m *Machine) Durable() (uint64, error) {
-	b, found, err := m.engine.DurableGet(mvcc.MetaKey(m.group))
+	b, found, err := m.engine.DurableGet(m.group, mvcc.MetaKey(m.group))
 	if err != nil || !found {
 		return 0, err
 	}

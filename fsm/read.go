@@ -60,7 +60,8 @@ func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d w
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	var key []byte
+	var scratch [128]byte
+	key := scratch[:0]
 	for i := range keys {
 		k := &keys[i]
 		key = mvcc.AppendDocument(key[:0], m.group, k.Partition, k.Collection, k.ID)

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/impossibledb/idb/client/wire"
-	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // Two memories save Apply from reading: most writes carry a request ID that
@@ -77,8 +77,10 @@ func (f *filter) has(random *[16]byte) bool {
 // head is what a write that does not look at the body needs of a document's
 // newest version.
 type head struct {
-	row  mvcc.Row // without its body
-	size int      // of the body
+	version uint64
+	created hlc.Timestamp
+	size    uint32 // of the body
+	deleted bool
 }
 
 // recentHeads remembers the heads of the documents that were written last, by
@@ -88,7 +90,7 @@ type recentHeads struct {
 	old   map[string]head
 }
 
-const headsFull = 16 << 10 // in each generation; about 130 bytes for each
+const headsFull = 16 << 10 // in each generation; about 100 bytes for each
 
 func (h *recentHeads) reset() { *h = recentHeads{young: map[string]head{}} }
 

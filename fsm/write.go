@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/impossibledb/idb/client/doc"
@@ -53,6 +54,9 @@ func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err err
 	no := func(code wire.Code, version uint64, detail string) {
 		r.Wire.Error = &wire.Error{Code: code, Version: version}
 		r.Detail = detail
+		if len(detail) > maxAnswerDetail { // so that a retry is told the same
+			r.Detail = strings.ToValidUTF8(detail[:maxAnswerDetail], "")
+		}
 	}
 
 	// Refusals that a retry meets again, or that say "ask elsewhere".
@@ -212,7 +216,7 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 	}
 	key := string(a.key)
 	a.docs[key] = p
-	a.m.heads.put(key, head{row: mvcc.Row{Version: next.Version, Created: next.Created, Updated: ts, Deleted: next.Deleted}, size: len(next.Body)})
+	a.m.heads.put(key, head{version: next.Version, created: next.Created, size: uint32(len(next.Body)), deleted: next.Deleted})
 	a.key = mvcc.AppendTime(a.key, ts)
 	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, &next))
 
@@ -231,7 +235,7 @@ func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Ro
 	}
 	if op != wire.OpUpdate && op != wire.OpUpsert {
 		if h, ok := a.m.heads.get(a.key); ok {
-			return h.row, true, h.size, nil
+			return mvcc.Row{Version: h.version, Created: h.created, Deleted: h.deleted}, true, int(h.size), nil
 		}
 	}
 	reader, err := a.read()

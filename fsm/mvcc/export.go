@@ -48,8 +48,7 @@ type Export struct {
 // passes: unlike a snapshot of the engine it is not disturbed when the group's
 // span is replaced meanwhile.
 func (e *Engine) NewExport(g placement.GroupID) (*Export, error) {
-	start, end := GroupSpan(g)
-	r, err := e.newReader(&pebble.IterOptions{LowerBound: start, UpperBound: end})
+	r, err := e.newReader(g, &pebble.IterOptions{})
 	if err != nil {
 		return nil, err
 	}

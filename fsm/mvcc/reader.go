@@ -2,8 +2,10 @@ package mvcc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -18,37 +20,49 @@ import (
 // Bodies in the rows that it returns are the engine's memory, valid until the
 // next call.
 type Reader struct {
-	e   *Engine
-	it  *pebble.Iterator
-	key []byte // scratch
+	e    *Engine
+	it   *pebble.Iterator
+	key  []byte // scratch
+	span [2 * groupBytes]byte
 
 	// Keys counts the rows looked at.
 	Keys uint64
 }
 
+// readers are used again: point reads make one each.
+var readers = sync.Pool{New: func() any { return new(Reader) }}
+
 // NewReader reads everything of a group. The filters of the lowest level are
 // used only if most looked-up keys are expected to be absent or new.
 func (e *Engine) NewReader(g placement.GroupID, expectAbsent bool) (*Reader, error) {
-	start, end := GroupSpan(g)
-	return e.newReader(&pebble.IterOptions{LowerBound: start, UpperBound: end, UseL6Filters: expectAbsent})
+	return e.newReader(g, &pebble.IterOptions{UseL6Filters: expectAbsent})
 }
 
-func (e *Engine) newReader(o *pebble.IterOptions) (*Reader, error) {
+// newReader reads the group's span with these options.
+func (e *Engine) newReader(g placement.GroupID, o *pebble.IterOptions) (*Reader, error) {
 	if err := e.acquire(); err != nil {
 		return nil, err
 	}
+	r := readers.Get().(*Reader)
+	binary.BigEndian.PutUint32(r.span[:], uint32(g))
+	binary.BigEndian.PutUint32(r.span[groupBytes:], uint32(g)+1)
+	o.LowerBound, o.UpperBound = r.span[:groupBytes], r.span[groupBytes:]
 	it, err := e.db.NewIter(o)
 	if err != nil {
 		e.release()
 		return nil, err
 	}
-	return &Reader{e: e, it: it}, nil
+	r.e, r.it, r.Keys = e, it, 0
+	return r, nil
 }
 
-// Close lets the engine go on.
+// Close lets the engine go on. The reader must not be used any more.
 func (r *Reader) Close() error {
-	err := r.it.Close()
-	r.e.release()
+	e, it := r.e, r.it
+	r.e, r.it = nil, nil
+	readers.Put(r)
+	err := it.Close()
+	e.release()
 	return err
 }
 
@@ -190,8 +204,8 @@ func (r *Reader) row() (Row, error) {
 }
 
 // DurableGet reads a row as it would be found after a crash now.
-func (e *Engine) DurableGet(key []byte) (value []byte, found bool, err error) {
-	r, err := e.newReader(&pebble.IterOptions{OnlyReadGuaranteedDurable: true})
+func (e *Engine) DurableGet(g placement.GroupID, key []byte) (value []byte, found bool, err error) {
+	r, err := e.newReader(g, &pebble.IterOptions{OnlyReadGuaranteedDurable: true})
 	if err != nil {
 		return nil, false, err
 	}

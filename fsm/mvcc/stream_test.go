@@ -1,0 +1,406 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/cespare/xxhash/v2"
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/impossibledb/idb/fsm/vfs"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+var updateGolden = flag.Bool("update", false, "rewrite golden files")
+
+func testEngine(t testing.TB, separate bool) *Engine {
+	t.Helper()
+	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem(), MemTableBytes: 256 << 10, CacheBytes: 1 << 20, SeparateValues: separate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// fill writes versions of documents of up to size bytes.
+func fill(t testing.TB, e *Engine, g placement.GroupID, docs, versions, size int, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for v := range versions {
+		b := e.NewBatch(1 << 10)
+		for d := range docs {
+			body := make([]byte, rng.IntN(size+1))
+			for i := range body {
+				body[i] = byte(rng.Uint32())
+			}
+			key := AppendTime(AppendDocument(nil, g, placement.PartitionID(d%7), 1, fmt.Sprintf("doc%05d", d)), hlc.Timestamp(100+v))
+			b.SetDocument(key, &Row{Version: uint64(v + 1), Created: 100, Body: body})
+		}
+		if err := errors.Join(b.Commit(false), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if v%3 == 1 {
+			if err := e.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func dump(t testing.TB, e *Engine, g placement.GroupID) string {
+	t.Helper()
+	r, err := e.NewReader(g, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := xxhash.New()
+	n := 0
+	start, end := GroupSpan(g)
+	err = r.Each(start, end, func(k, v []byte) error {
+		fmt.Fprintf(h, "%x %x\n", k, v)
+		n++
+		return nil
+	})
+	if err = errors.Join(err, r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d rows, %016x", n, h.Sum64())
+}
+
+func stream(t testing.TB, e *Engine, g placement.GroupID, applied uint64) []byte {
+	t.Helper()
+	x, err := e.NewExport(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Applied = applied
+	size, err := x.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	n, err := x.WriteTo(&b)
+	if err = errors.Join(err, x.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if n != size || int64(b.Len()) != size {
+		t.Fatalf("announced %d bytes, wrote %d, %d arrived", size, n, b.Len())
+	}
+	return b.Bytes()
+}
+
+// take imports a stream in pieces of n bytes.
+func take(e *Engine, g placement.GroupID, data []byte, n int) (*Imported, error) {
+	i, err := e.NewImporter("import", g)
+	if err != nil {
+		return nil, err
+	}
+	for len(data) > 0 && err == nil {
+		n = min(n, len(data))
+		_, err = i.Write(data[:n])
+		data = data[n:]
+	}
+	var im *Imported
+	if err == nil {
+		im, err = i.Finish()
+	}
+	return im, errors.Join(err, i.Abort())
+}
+
+func TestStream(t *testing.T) {
+	for _, c := range []struct {
+		name                 string
+		docs, versions, size int
+		separate             bool
+	}{
+		{"empty", 0, 0, 0, false},
+		{"one", 1, 1, 10, false},
+		{"many small", 2000, 5, 100, false},
+		{"several frames and tables", 300, 8, 40_000, false},
+		{"larger than a frame", 3, 3, 400_000, false},
+		{"separated values", 300, 8, 4000, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			from, to := testEngine(t, c.separate), testEngine(t, c.separate)
+			fill(t, from, 3, c.docs, c.versions, c.size, 1)
+			fill(t, from, 4, 50, 2, 100, 2) // another group, which must not be in it
+			data := stream(t, from, 3, 77)
+
+			fill(t, to, 2, 100, 3, 500, 3)
+			fill(t, to, 3, 400, 9, 500, 4) // is replaced
+			fill(t, to, 4, 100, 3, 500, 5)
+			below, above := dump(t, to, 2), dump(t, to, 4)
+			im, err := take(to, 3, data, 10_000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if im.Applied != 77 || im.Group != 3 {
+				t.Fatalf("%+v", im)
+			}
+			again, err := OpenImported(im.FS, im.Dir)
+			if err != nil || again == nil || *again != *im {
+				t.Fatalf("found again as %+v, %v", again, err)
+			}
+			if err := to.Install(im); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := dump(t, to, 3), dump(t, from, 3); got != want {
+				t.Errorf("%s arrived, of %s", got, want)
+			}
+			if dump(t, to, 2) != below || dump(t, to, 4) != above {
+				t.Error("a neighbour was changed")
+			}
+			if err := to.Check(); err != nil {
+				t.Error(err)
+			}
+			if c.docs == 0 {
+				return
+			}
+			// Readable, and writable on top.
+			fill(t, to, 3, c.docs, c.versions+1, c.size, 6)
+			if err := to.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := to.Check(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestStreamUndisturbed: an export shows one moment, whatever happens to the
+// group meanwhile, its replacement and removal included.
+func TestStreamUndisturbed(t *testing.T) {
+	e := testEngine(t, false)
+	fill(t, e, 3, 300, 4, 500, 1)
+	want := stream(t, e, 3, 5)
+	x, err := e.NewExport(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Applied = 5
+	fill(t, e, 3, 300, 9, 500, 2)
+	if err := e.RemoveGroup(3); err != nil {
+		t.Fatal(err)
+	}
+	if got := dump(t, e, 3); got != "0 rows, ef46db3751d8e999" {
+		t.Fatalf("after its removal: %s", got)
+	}
+	fill(t, e, 3, 10, 1, 500, 3)
+	if err := e.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := x.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Error("the export shows what came after it")
+	}
+}
+
+// TestStreamDamaged cuts a stream at every place, and changes every byte of
+// it: nothing of that may be taken for a snapshot.
+func TestStreamDamaged(t *testing.T) {
+	e := testEngine(t, false)
+	fill(t, e, 3, 3, 2, 40, 1)
+	good := stream(t, e, 3, 77)
+	check := func(what string, data []byte) {
+		t.Helper()
+		im, err := take(e, 3, data, len(data)+1)
+		if err == nil {
+			t.Fatalf("%s: taken as %+v", what, im)
+		}
+		if there, err := vfs.Exists(e.FS(), "import"); there || err != nil {
+			t.Fatalf("%s: left its directory (%v)", what, err)
+		}
+	}
+	for n := range good {
+		check(fmt.Sprintf("%d of %d bytes", n, len(good)), good[:n])
+		bad := bytes.Clone(good)
+		bad[n] ^= 1 << (n % 8)
+		check(fmt.Sprintf("bit flipped in byte %d", n), bad)
+	}
+	check("a byte more", append(bytes.Clone(good), 0))
+	check("twice", append(bytes.Clone(good), good...))
+	if _, err := take(e, 4, good, 100); err == nil {
+		t.Error("taken for another group")
+	}
+	newer := bytes.Clone(good)
+	newer[len(streamMagic)+3]++
+	if _, err := take(e, 3, newer, 100); !errors.Is(err, ErrNewer) {
+		t.Error(err)
+	}
+	if im, err := take(e, 3, good, 1); err != nil || im == nil {
+		t.Errorf("the stream itself: %v", err)
+	}
+}
+
+// frames makes a stream by hand: what sums cannot catch.
+func frames(rows ...string) []byte {
+	var out bytes.Buffer
+	head := append([]byte{}, streamMagic...)
+	head = binary.BigEndian.AppendUint32(head, streamVersion)
+	head = binary.BigEndian.AppendUint32(head, 3)
+	head = binary.BigEndian.AppendUint64(head, 9)
+	out.Write(binary.BigEndian.AppendUint64(head, xxhash.Sum64(head)))
+	fw := frameWriter{w: &out}
+	fw.begin(frameRows)
+	for _, r := range rows {
+		fw.rows++
+		fw.frame = append(fw.frame, r...)
+	}
+	_ = fw.end()
+	n, b, c := fw.rows, fw.bytes, fw.chain
+	fw.begin(frameEnd)
+	fw.frame = binary.BigEndian.AppendUint64(fw.frame, n)
+	fw.frame = binary.BigEndian.AppendUint64(fw.frame, b)
+	fw.frame = binary.BigEndian.AppendUint64(fw.frame, c)
+	_ = fw.end()
+	return out.Bytes()
+}
+
+func TestStreamRows(t *testing.T) {
+	e := testEngine(t, false)
+	for name, c := range map[string]struct {
+		rows []string
+		ok   bool
+	}{
+		"in order":     {[]string{"\x01a\x01v", "\x01b\x01v"}, true},
+		"out of order": {[]string{"\x01b\x01v", "\x01a\x01v"}, false},
+		"twice":        {[]string{"\x01a\x01v", "\x01a\x01v"}, false},
+		"empty key":    {[]string{"\x00\x01v"}, false},
+		"value short":  {[]string{"\x01a\x05v"}, false},
+		"key short":    {[]string{"\x09a"}, false},
+		"endless":      {[]string{"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a"}, false},
+	} {
+		if _, err := take(e, 3, frames(c.rows...), 1000); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestStreamFormat compares with what a released version sends.
+func TestStreamFormat(t *testing.T) {
+	e := testEngine(t, false)
+	b := e.NewBatch(100)
+	b.SetDocument(AppendTime(AppendDocument(nil, 3, 1, 2, "a"), 5), &Row{Version: 1, Created: 5, Body: []byte{0x80}})
+	if err := b.Set(MetaKey(3), []byte{1, 2, 3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Commit(false), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	got := stream(t, e, 3, 77)
+	const path = "../../testdata/formats/snapshot-v1.bin"
+	if *updateGolden {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("the stream has changed; it needs a new version:\n%s", hex.Dump(got))
+	}
+	to := testEngine(t, false)
+	im, err := take(to, 3, want, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Install(im); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := dump(t, to, 3), dump(t, e, 3); got != want {
+		t.Errorf("%s arrived, of %s", got, want)
+	}
+}
+
+func FuzzImporter(f *testing.F) {
+	f.Add(frames("\x01a\x01v", "\x01b\x01v"), 7)
+	f.Add(frames(), 1)
+	fs := pvfs.NewMem()
+	e, err := OpenEngine("state", EngineOptions{FS: fs})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = e.Close() })
+	f.Fuzz(func(t *testing.T, data []byte, n int) {
+		whole, err := take(e, 3, data, len(data)+1)
+		pieces, err2 := take(e, 3, data, 1+n&63)
+		if (err == nil) != (err2 == nil) || err == nil && *whole != *pieces {
+			t.Fatalf("at once: %+v, %v; in pieces: %+v, %v", whole, err, pieces, err2)
+		}
+	})
+}
+
+// TestSharedFlush: everyone who asks finds his writes durable.
+func TestSharedFlush(t *testing.T) {
+	e := testEngine(t, false)
+	const callers = 16
+	errs := make(chan error, callers)
+	for i := range callers {
+		go func() {
+			g := placement.GroupID(i + 1)
+			for n := range 20 {
+				b := e.NewBatch(10)
+				err := errors.Join(b.Set(MetaKey(g), []byte{byte(n)}), b.Commit(false), b.Close(), e.Flush())
+				v, found, err2 := e.DurableGet(g, MetaKey(g))
+				if err = errors.Join(err, err2); err == nil && (!found || v[0] != byte(n)) {
+					err = fmt.Errorf("%s: flushed %d, durable is %v", g, n, v)
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range callers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := e.flushes.Load(); n >= callers*20 {
+		t.Errorf("%d flushes for %d requests: none was shared", n, callers*20)
+	}
+}
+
+// TestClosed: a closed engine answers with an error, not with a panic.
+func TestClosed(t *testing.T) {
+	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := e.NewBatch(10)
+	if err := errors.Join(b.Set(MetaKey(1), nil), e.Close(), e.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.NewReader(1, false)
+	_, err2 := e.Metrics()
+	_, err3 := e.NewExport(1)
+	for i, err := range []error{err, err2, err3, b.Commit(false), e.Flush(), e.Check(), e.RemoveGroup(1)} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+}
