@@ -127,19 +127,25 @@ func (db *DB) InitCluster(ctx context.Context, req InitRequest) (*InitReply, err
 	var reply InitReply
 	x := control{ask: &req, answer: &reply}
 	ctx, cancel := db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
 	err := db.c.Do(ctx, wire.KindClusterInit, route.Write, &x)
 	if err != nil {
-		e := ofFailure(err, "cluster init", "", "")
-		if cancel != nil {
-			cancel()
+		// A cluster that exists after an answer of ours was lost is the one
+		// that was asked for.
+		var f *route.Failure
+		if !errors.As(err, &f) || !f.Unknown || f.Ended != nil || f.Refusal == nil || f.Refusal.Code != wire.CodeClusterExists {
+			return nil, ofFailure(err, "cluster init", "", "")
 		}
-		return nil, e
+		t, err := db.Topology(ctx)
+		if err != nil {
+			return nil, err
+		}
+		reply = InitReply{ClusterID: t.ClusterID, Topology: *t, Resumed: true}
 	}
 	// The map is fresh; have it here too before the first operation.
 	_ = db.c.Refresh(ctx)
-	if cancel != nil {
-		cancel()
-	}
 	return &reply, nil
 }
 

@@ -544,6 +544,9 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		c.change(func() { c.catalog++; c.explicit = q.ExplicitCollections })
 		return &q, nil
 	case wire.KindClusterInit:
+		if !bare {
+			return nil, &wire.Error{Code: wire.CodeClusterExists, Message: "the nodes are cluster c1 already"}
+		}
 		c.change(func() { c.id = "c1" })
 		return &wire.ClusterInitReply{ClusterID: "c1", Topology: c.topology()}, nil
 	case wire.KindNodeStatus:
