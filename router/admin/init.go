@@ -129,6 +129,7 @@ func (in *Initialiser) Init(ctx context.Context, req *wire.ClusterInitRequest) (
 	if err := in.propose(ctx, placement.Command{FinishInit: &placement.FinishInit{ClusterID: id.ClusterID}}); err != nil {
 		return nil, err
 	}
+	in.settle(ctx, req.Nodes)
 	in.opts.Logger.Info("cluster init done", "cluster", id.ClusterID, "resumed", resumed)
 	return &wire.ClusterInitReply{ClusterID: id.ClusterID, Topology: in.opts.Placement.View().Topology(), Resumed: resumed}, nil
 }
@@ -342,6 +343,30 @@ func (in *Initialiser) await(ctx context.Context, addrs []string, id *Identity) 
 		case <-tick.C:
 		case <-ctx.Done():
 			return refuse(wire.CodeUnavailable, "cluster %s is formed, but %s (repeat the request to go on waiting)", id.ClusterID, summary(missing))
+		}
+	}
+}
+
+// settle gives the nodes a moment to hear that it is done, so that whoever asks
+// for the cluster's status next sees every node ready. It is a courtesy: a node
+// that takes longer will hear of it too.
+func (in *Initialiser) settle(ctx context.Context, addrs []string) {
+	ctx, cancel := context.WithTimeout(ctx, in.opts.StepTimeout/4)
+	defer cancel()
+	tick := time.NewTicker(in.opts.Poll)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		ready := make([]bool, len(addrs))
+		in.each(ctx, len(addrs), func(ctx context.Context, i int) {
+			status, err := in.opts.Cluster.StatusAt(ctx, addrs[i])
+			ready[i] = err == nil && status.Ready
+		})
+		if !slices.Contains(ready, false) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 		}
 	}
 }

@@ -127,7 +127,7 @@ func (w *world) StatusAt(_ context.Context, addr string) (s wire.NodeStatus, err
 		if !ok || n.down {
 			return errors.New("connection refused")
 		}
-		s = wire.NodeStatus{Node: n.self.Info(), Version: n.version}
+		s = wire.NodeStatus{Node: n.self.Info(), Version: n.version, Ready: w.machine.View().Ready}
 		identity := n.Identity()
 		if identity == nil {
 			return nil

@@ -35,7 +35,7 @@ type ReconcilerOptions struct {
 	Local     Local
 	Logger    hclog.Logger // nil: none
 
-	// Interval is how often is looked without a reason. Zero means 1s.
+	// Interval is the longest time between two looks. Zero means 1s.
 	Interval time.Duration
 	// StepTimeout bounds one step. Zero means 5s.
 	StepTimeout time.Duration
@@ -110,17 +110,28 @@ func (r *Reconciler) Kick() {
 	}
 }
 
+// soon is the time to the next look after something has changed.
+const soon = 10 * time.Millisecond
+
 func (r *Reconciler) loop(ctx context.Context) {
 	defer r.bg.Done()
-	tick := time.NewTicker(r.opts.Interval)
+	// What a change leads to takes a moment: a new leader commits an entry of
+	// its term before it serves. So after one the looks come soon, and then
+	// further and further apart.
+	delay := soon
+	tick := time.NewTimer(delay)
 	defer tick.Stop()
 	for {
 		changed := r.opts.Placement.Changed()
 		r.look(ctx)
+		tick.Reset(delay)
 		select {
 		case <-changed:
+			delay = soon
 		case <-r.kick:
+			delay = soon
 		case <-tick.C:
+			delay = min(2*delay, r.opts.Interval)
 		case <-ctx.Done():
 			return
 		}
