@@ -30,7 +30,8 @@ finish() {
     local code=$? pid alive
     [ "$ended" = 0 ] || return
     ended=1
-    trap '' INT TERM
+    set +e # stop the nodes, whatever else fails: also when nobody reads what this says
+    trap '' INT TERM HUP PIPE
     if [ ${#pids[@]} -gt 0 ]; then
         echo
         echo "demo: stopping the nodes"
@@ -44,7 +45,7 @@ finish() {
         for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
         wait 2>/dev/null || true
     fi
-    if [ "$code" != 0 ] && [ "$code" != 130 ]; then
+    if [ "$code" -gt 0 ] && [ "$code" -lt 129 ]; then
         echo "demo: something failed; the end of each node's log:" >&2
         tail -n 5 "$dir"/n?.log >&2 || true
         echo "demo: logs and data are kept in $dir" >&2
@@ -56,6 +57,8 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'exit 129' HUP
+trap 'exit 141' PIPE
 
 # show prints a command and runs it.
 show() {
@@ -124,5 +127,6 @@ The cluster is yours until Ctrl-C. In another terminal, in $PWD:
   kill -9 ${pids[0]}          # kill node n1 and see that everything goes on
   idb --help
 END
+trap 'exit 0' INT # the way to end it
 # Wait for Ctrl-C, whatever becomes of the nodes: killing one is part of the fun.
 while :; do sleep 1; done

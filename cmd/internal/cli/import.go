@@ -24,8 +24,10 @@ import (
 )
 
 const (
-	importBatchDocs  = 500
-	importBatchBytes = 1 << 20
+	// A bulk write is spread over the shard groups, and each group's part
+	// becomes about one log entry, which holds 256 documents or 512 KiB.
+	importBatchDocs  = 2000
+	importBatchBytes = 4 << 20
 	importPatience   = time.Minute // for one bulk write, retries included
 	importWorkers    = 4
 	shownBadLines    = 50 // on the screen; the rest are counted, and in --rejects

@@ -161,7 +161,7 @@ func TestImportResumes(t *testing.T) {
 
 // TestImportAgainReads: repeating an import must not go through the log again.
 func TestImportAgainReads(t *testing.T) {
-	const n = 10_000
+	const n = 40_000
 	s := newMemoryStore()
 	if _, _, err := importText(t, s, cityLines(n), nil); err != nil {
 		t.Fatal(err)
