@@ -121,7 +121,7 @@ func (m *Machine) FindGarbage(s *Sweep, limits SweepLimits, keep func(placement.
 	}()
 	for _, k := range m.superseded(v, s.key) {
 		if r == nil {
-			if r, err = m.engine.NewReader(m.group, false); err != nil {
+			if r, err = m.reader(); err != nil {
 				return g, err
 			}
 		}

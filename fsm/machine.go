@@ -46,6 +46,11 @@ type Machine struct {
 	ceiling atomic.Uint64
 	view    atomic.Pointer[view]
 
+	// swap is held for writing while Install replaces the rows. The engine does
+	// that in one durable step, but a reader that is made in its middle finds
+	// neither the old rows nor the new ones.
+	swap sync.RWMutex
+
 	mu     sync.RWMutex
 	meta   meta                // guarded by mu
 	counts map[countKey]counts // guarded by mu
@@ -135,8 +140,17 @@ func (m *Machine) Flush() (appliedOnDisk uint64, err error) {
 	return applied, nil
 }
 
+// reader reads the rows as they are.
+func (m *Machine) reader() (*mvcc.Reader, error) {
+	m.swap.RLock()
+	defer m.swap.RUnlock()
+	return m.engine.NewReader(m.group, false)
+}
+
 // Durable is the applied index that a crash now would leave. It costs a read.
 func (m *Machine) Durable() (uint64, error) {
+	m.swap.RLock()
+	defer m.swap.RUnlock()
 	b, found, err := m.engine.DurableGet(m.group, mvcc.MetaKey(m.group))
 	if err != nil || !found {
 		return 0, err

@@ -55,7 +55,7 @@ func (m *Machine) Get(k ReadKey, at At, noBody bool) (wire.Document, error) {
 
 // GetMany reads documents from one state, and calls fn with each, in order.
 func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
-	r, err := m.engine.NewReader(m.group, false)
+	r, err := m.reader()
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (m *Machine) History(k ReadKey, before uint64, limit int, noBody bool) (doc
 	if limit <= 0 {
 		limit = defaultPage
 	}
-	r, err := m.engine.NewReader(m.group, false)
+	r, err := m.reader()
 	if err != nil {
 		return nil, false, err
 	}
@@ -235,7 +235,7 @@ func (m *Machine) Scan(s ScanSpec) (docs []wire.Document, more bool, cost wire.C
 	if maxBytes <= 0 {
 		maxBytes = defaultPageBytes
 	}
-	r, err := m.engine.NewReader(m.group, false)
+	r, err := m.reader()
 	if err != nil {
 		return nil, false, cost, err
 	}
@@ -280,7 +280,7 @@ func (m *Machine) CountPrefix(s ScanSpec) (n uint64, cost wire.Cost, err error) 
 	if err != nil {
 		return 0, cost, err
 	}
-	r, err := m.engine.NewReader(m.group, false)
+	r, err := m.reader()
 	if err != nil {
 		return 0, cost, err
 	}

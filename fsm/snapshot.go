@@ -24,7 +24,9 @@ func (m *Machine) Snapshot() (*Export, error) {
 	if err := m.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHalted, err)
 	}
+	m.swap.RLock()
 	x, err := m.engine.NewExport(m.group)
+	m.swap.RUnlock()
 	if err != nil {
 		return nil, err
 	}
@@ -61,16 +63,26 @@ func (m *Machine) Install(i *Imported) error {
 		return fmt.Errorf("%w: %w", ErrHalted, err)
 	}
 	if i.Applied > m.Applied() {
-		if err := m.engine.Install(i); err != nil {
+		if err := m.replace(i); err != nil {
 			return m.halt(err)
-		}
-		if err := m.load(); err != nil {
-			return m.halt(fmt.Errorf("after installing a snapshot of %s: %w", m.group, err))
-		}
-		if m.Applied() != i.Applied {
-			return m.halt(fmt.Errorf("the snapshot of %s says it is at %d, and is at %d: %w", m.group, i.Applied, m.Applied(), ErrDamaged))
 		}
 		m.log.Info("snapshot installed", "applied", i.Applied)
 	}
 	return i.Remove()
+}
+
+// replace takes the import's rows for the machine's.
+func (m *Machine) replace(i *Imported) error {
+	m.swap.Lock()
+	defer m.swap.Unlock()
+	if err := m.engine.Install(i); err != nil {
+		return err
+	}
+	if err := m.load(); err != nil {
+		return fmt.Errorf("after installing a snapshot of %s: %w", m.group, err)
+	}
+	if m.Applied() != i.Applied {
+		return fmt.Errorf("the snapshot of %s says it is at %d, and is at %d: %w", m.group, i.Applied, m.Applied(), ErrDamaged)
+	}
+	return nil
 }

@@ -100,6 +100,7 @@ type Importer struct {
 
 	table  *sstable.Writer // the open table, or nil
 	size   int             // bytes put into it
+	full   int             // the size at which it is closed
 	tables int             // tables begun
 }
 
@@ -112,7 +113,7 @@ func (e *Engine) NewImporter(dir string, g placement.GroupID) (*Importer, error)
 	if err := vfs.MakeDir(fs, dir); err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
-	return &Importer{e: e, dir: dir, group: g}, nil
+	return &Importer{e: e, dir: dir, group: g, full: tableBytes}, nil
 }
 
 // Applied is the applied index of the snapshot, once its header has arrived.
@@ -260,7 +261,7 @@ func (i *Importer) add(key, value []byte) error {
 	if err := i.table.Set(key, value); err != nil {
 		return err
 	}
-	if i.size += len(key) + len(value); i.size > tableBytes {
+	if i.size += len(key) + len(value); i.size > i.full {
 		return i.closeTable()
 	}
 	return nil
