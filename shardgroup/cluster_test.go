@@ -505,27 +505,44 @@ func (c *cluster) equal(g placement.GroupID) {
 	}
 }
 
-// noLeaks fails if goroutines of this module's packages or of raft stay.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	var left string
-	ok := within(5*time.Second, func() bool {
-		buf := make([]byte, 4<<20)
-		buf = buf[:runtime.Stack(buf, true)]
-		left = ""
-		for _, g := range bytes.Split(buf, []byte("\n\n")) {
-			s := string(g)
-			if strings.Contains(s, "testing.tRunner") || strings.Contains(s, "noLeaks") {
-				continue
-			}
-			if strings.Contains(s, "impossibledb") || strings.Contains(s, "hashicorp/raft") || strings.Contains(s, "cockroachdb/pebble") {
-				left += s + "\n\n"
-			}
+// ours are the goroutines of this module, of raft and of the engines, by their
+// first lines.
+func ours() map[string]string {
+	buf := make([]byte, 8<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	list := map[string]string{}
+	for _, g := range bytes.Split(buf, []byte("\n\n")) {
+		s := string(g)
+		id, _, _ := strings.Cut(s, "[")
+		if strings.Contains(s, "testing.tRunner") || strings.Contains(s, "shardgroup.ours") {
+			continue
 		}
-		return left == ""
-	})
-	if !ok {
-		t.Fatalf("goroutines left:\n%s", left)
+		if strings.Contains(s, "impossibledb") || strings.Contains(s, "hashicorp/raft") || strings.Contains(s, "cockroachdb/pebble") {
+			list[id] = s
+		}
+	}
+	return list
+}
+
+// noLeaks gives a check that no goroutine has stayed since the call. Nodes that
+// other tests ended by a fatal error keep theirs.
+func noLeaks(t testing.TB) func() {
+	before := ours()
+	return func() {
+		t.Helper()
+		var left string
+		ok := within(5*time.Second, func() bool {
+			left = ""
+			for id, s := range ours() {
+				if before[id] == "" {
+					left += s + "\n\n"
+				}
+			}
+			return left == ""
+		})
+		if !ok {
+			t.Fatalf("goroutines left:\n%s", left)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 )
 
 func TestProposeReadRestart(t *testing.T) {
+	leaks := noLeaks(t)
 	c := seeded(t, 3, 2, nil)
 	body := raw(t, map[string]any{"n": 1})
 	for _, s := range c.specs {
@@ -60,5 +61,5 @@ func TestProposeReadRestart(t *testing.T) {
 		c.equal(s.ID)
 	}
 	c.close()
-	noLeaks(t)
+	leaks()
 }

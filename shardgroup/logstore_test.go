@@ -267,7 +267,7 @@ func TestLogStoreCache(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var m logModel
 	gen := uint64(1)
-	for range 1500 {
+	for range 600 {
 		switch k := r.IntN(30); {
 		case k == 0 && m.first != 0:
 			gen++

@@ -257,11 +257,12 @@ func decodeHello(b []byte) (*peerInfo, error) {
 	b = b[1:]
 	var s [3]string
 	for i := range s {
-		if len(b) == 0 || int(b[0]) >= len(b) && b[0] != 0 {
+		if len(b) == 0 || int(b[0]) > len(b)-1 {
 			return nil, bodyError("hello is cut off")
 		}
-		s[i] = string(b[1 : 1+b[0]])
-		b = b[1+b[0]:]
+		end := 1 + int(b[0])
+		s[i] = string(b[1:end])
+		b = b[end:]
 	}
 	if len(b) != 0 {
 		return nil, bodyError("hello has %d bytes too many", len(b))
