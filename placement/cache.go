@@ -21,14 +21,13 @@ import (
 // maxCacheBytes bounds what is read back: the limits of the state allow less.
 const maxCacheBytes = 32 << 20
 
-// cacheLoop writes the file whenever a newer state was published. Publications
-// that come during a write are covered by the next one.
-func (s *Service) cacheLoop() {
+// cacheLoop writes the file whenever a state newer than the one written was
+// published. Publications that come during a write are covered by the next one.
+func (s *Service) cacheLoop(written uint64) {
 	defer s.bg.Done()
 	if s.opts.Path == "" {
 		return
 	}
-	written := s.View().Applied
 	for {
 		changed := s.Changed()
 		if v := s.View(); v.Applied > written {

@@ -97,6 +97,3 @@ func Reconcile(v *View, o Observed) Steps {
 	}
 	return steps
 }
-
-// Idle says that nothing is left to do but, perhaps, to move leaderships.
-func (s Steps) Idle() bool { return len(s.Start)+len(s.Own)+len(s.Drop) == 0 }

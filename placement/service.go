@@ -113,7 +113,7 @@ func NewService(o Options) *Service {
 		}
 	}
 	s.bg.Add(1)
-	go s.cacheLoop()
+	go s.cacheLoop(s.view.Load().Applied)
 	return s
 }
 

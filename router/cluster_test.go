@@ -24,7 +24,7 @@ import (
 // machine, with logs that are function calls: each group has one machine, and
 // a leader that the test chooses.
 type testCluster struct {
-	t       *testing.T
+	t       testing.TB
 	clock   *hlc.Clock
 	nodes   map[placement.NodeID]*testNode
 	ids     []placement.NodeID
@@ -61,7 +61,7 @@ type testCore struct {
 	clock  *hlc.Clock
 }
 
-func newTestCluster(t *testing.T, nodes, shards int) *testCluster {
+func newTestCluster(t testing.TB, nodes, shards int) *testCluster {
 	t.Helper()
 	c := &testCluster{
 		t: t, clock: hlc.NewClock(nil), nodes: map[placement.NodeID]*testNode{}, groups: map[placement.GroupID]*testCore{},
@@ -373,7 +373,7 @@ func (c *testCluster) requestID() wire.RequestID {
 	return id
 }
 
-func body(t *testing.T, v any) []byte {
+func body(t testing.TB, v any) []byte {
 	t.Helper()
 	raw, err := doc.Marshal(v)
 	if err != nil {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
@@ -31,7 +32,11 @@ type lookup struct {
 	view    *placement.View
 	coll    *placement.Collection
 	results []wire.GetResult
+	bytes   atomic.Int64 // of documents in results
 }
+
+// maxGetBytes bounds the documents of one answer, which is one frame.
+const maxGetBytes = wire.MaxFrameBytes - 2<<20
 
 // get serves KindGet.
 func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply, *wire.Error) {
@@ -194,7 +199,15 @@ func (l *lookup) settle(i int, d wire.Document, err error) {
 		l.results[i] = wire.GetResult{Error: l.wordGet(l.r.wireReadError(err, l.subject(i)), i)}
 		return
 	}
-	l.results[i] = wire.GetResult{Doc: d}
+	l.accept(i, wire.GetResult{Doc: d})
+}
+
+// accept takes a result, unless the answer has no room for its document.
+func (l *lookup) accept(i int, r wire.GetResult) {
+	if l.bytes.Add(int64(len(r.Doc.Body))) > maxGetBytes && len(r.Doc.Body) > 0 {
+		r = wire.GetResult{Error: refuse(wire.CodeFrameTooLarge, "%s: the documents asked for are more than %d MiB, this one is left out (get fewer at once)", l.subject(i), maxGetBytes>>20)}
+	}
+	l.results[i] = r
 }
 
 // wordGet adds which version or time was asked for.
@@ -239,7 +252,7 @@ func (l *lookup) forward(ctx context.Context, id placement.GroupID, node placeme
 	}
 	l.r.learn(id, node)
 	for n, i := range items {
-		l.results[i] = reply.Results[n]
+		l.accept(i, reply.Results[n])
 		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
 			l.r.learn(id, placement.NodeID(e.Leader))
 		}

@@ -210,6 +210,11 @@ func (r *Router) ready() (*placement.View, *wire.Error) {
 	return v, nil
 }
 
+// blindTurns is how many attempts trust a replica here that knows of no leader.
+// By then (about 60 ms) most elections are not over, but a question to another
+// replica costs little.
+const blindTurns = 5
+
 // locate finds who leads a group: its replica here, if this node leads it,
 // else the node to ask. turn counts attempts: where no leader is known, each
 // asks another replica.
@@ -222,7 +227,11 @@ func (r *Router) locate(v *placement.View, id placement.GroupID, turn int) (Grou
 		if known {
 			return nil, leader
 		}
-		return nil, "" // a replica that knows no leader: there is none, or it is cut off
+		// A replica that knows no leader: there is none yet, or it has stopped
+		// or is cut off, and then the others know better.
+		if turn < blindTurns {
+			return nil, ""
+		}
 	}
 	r.mu.RLock()
 	leader := r.leaders[id]

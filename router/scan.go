@@ -23,6 +23,10 @@ const (
 	maxScanBytes = 64 << 20
 	// pageBytes is when a page is sent.
 	pageBytes = 256 << 10
+	// scanMemory is what the chunks of all groups of one scan may hold together,
+	// and minChunk the least that one group is asked for.
+	scanMemory = 8 << 20
+	minChunk   = 16 << 10
 	// pageDocs bounds a page by number.
 	pageDocs = 2_000
 )
@@ -267,7 +271,7 @@ func (f *feed) fetch(ctx context.Context) {
 		group: f.part.group, spec: fsm.ScanSpec{
 			Partitions: f.part.partitions, Epoch: f.s.view.Epoch,
 			Collection: f.s.coll.ID, Prefix: f.s.from.prefix, After: f.after, Reverse: f.s.from.reverse,
-			Limit: min(f.size, pageDocs), MaxBytes: f.s.r.opts.ScanChunk, At: f.s.from.time, NoBody: f.s.req.NoBody,
+			Limit: min(f.size, pageDocs), MaxBytes: min(f.s.r.opts.ScanChunk, max(minChunk, scanMemory/2/len(f.s.groups))), At: f.s.from.time, NoBody: f.s.req.NoBody,
 		},
 	}
 	f.size = pageDocs // whoever is asked twice is likely to be asked again

@@ -149,3 +149,53 @@ func TestHistory(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An answer never outgrows a frame: what has no room is left out, and says so
+// where it matters.
+func TestAnswersAreBounded(t *testing.T) {
+	c := newTestCluster(t, 2, 2)
+	var ids []string
+	for i := range 420 {
+		ids = append(ids, strings.Repeat("d", 1+i%3)+"-"+string(rune('a'+i%26))+strings.Repeat("x", i/26))
+	}
+	fill(t, c, "docs", ids, 60_000)
+	for _, node := range c.ids {
+		reply, err := c.get(node, &wire.GetRequest{Collection: "docs", IDs: ids})
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, left := 0, 0
+		for _, r := range reply.Results {
+			size += len(r.Doc.Body)
+			if r.Error != nil {
+				left++
+				if r.Error.Code != wire.CodeFrameTooLarge {
+					t.Fatal(r.Error)
+				}
+			}
+		}
+		if size > maxGetBytes || size < maxGetBytes/2 || left == 0 {
+			t.Errorf("%s: %d bytes, %d left out", node, size, left)
+		}
+		req := &wire.WriteRequest{Collection: "docs"}
+		for _, id := range ids {
+			req.Items = append(req.Items, wire.WriteItem{Op: wire.OpUpdate, ID: id, Body: body(t, m{"$set": m{"n": 1}}), ReturnDoc: true})
+		}
+		written, err := c.write(node, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, left = 0, 0
+		for i, r := range written.Results {
+			if r.Error != nil || r.Version < 2 {
+				t.Fatalf("item %d: %+v %v", i, r, r.Error)
+			}
+			if size += len(r.Doc); len(r.Doc) == 0 {
+				left++
+			}
+		}
+		if size > maxReturnedBytes || left == 0 {
+			t.Errorf("%s: %d bytes returned, %d left out", node, size, left)
+		}
+	}
+}

@@ -27,6 +27,8 @@ type batch struct {
 	groups  map[uint32]struct{}
 	docs    atomic.Uint64
 	bytes   atomic.Uint64
+
+	docBytes atomic.Int64 // of documents returned
 }
 
 // write serves KindWrite.
@@ -228,6 +230,12 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 		}
 		return
 	}
+	// Documents to return are held until the answer is sent: they are asked for
+	// a few at a time, and left out when they are too many (see settle).
+	for len(items) > returnedAtOnce && b.returns(items) {
+		b.propose(ctx, g, items[:returnedAtOnce])
+		items = items[returnedAtOnce:]
+	}
 	commands := make([]fsm.Command, len(items))
 	for n, i := range items {
 		commands[n] = b.command(i)
@@ -235,6 +243,26 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 	for n, o := range g.ProposeMany(ctx, commands) {
 		b.settle(items[n], o)
 	}
+}
+
+// returnedAtOnce is how many documents a group is asked to return at once.
+const returnedAtOnce = 16
+
+// maxReturnedBytes bounds the documents returned in one answer.
+const maxReturnedBytes = wire.MaxFrameBytes - 4<<20
+
+// returns says that some item wants its document back.
+func (b *batch) returns(items []int) bool {
+	return slices.ContainsFunc(items, func(i int) bool { return b.req.Items[i].ReturnDoc })
+}
+
+// returned takes a written document into the answer if it has room. Without
+// it the result still says what was done, and the document can be read.
+func (b *batch) returned(doc []byte) []byte {
+	if len(doc) > 0 && b.docBytes.Add(int64(len(doc))) > maxReturnedBytes {
+		return nil
+	}
+	return doc
 }
 
 // settle words one item's outcome.
@@ -245,6 +273,7 @@ func (b *batch) settle(i int, o shardgroup.Outcome) {
 		return
 	}
 	res := o.Result.Wire
+	res.Doc = b.returned(res.Doc)
 	if res.Error != nil {
 		res.Error = b.r.wordWrite(res.Error, b.req.Collection, it, o.Result.Detail)
 	} else {
@@ -284,6 +313,7 @@ func (b *batch) forward(ctx context.Context, id placement.GroupID, node placemen
 	b.r.learn(id, node)
 	for n, i := range items {
 		b.results[i] = reply.Results[n]
+		b.results[i].Doc = b.returned(b.results[i].Doc)
 		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
 			b.r.learn(id, placement.NodeID(e.Leader))
 		}

@@ -320,6 +320,9 @@ func TestDirect(t *testing.T) {
 	if e := reply.Results[0].Error; e == nil || e.Code != wire.CodeNotLeader || e.Leader != "n2" || e.Message != "users/a: g1 is led by n2 (ask it)" {
 		t.Errorf("%+v", e)
 	}
+	if n := c.calls[wire.KindWrite]; n != 0 {
+		t.Errorf("%d hops", n)
+	}
 	got, err := c.get("n3", &wire.GetRequest{Collection: "users", Direct: true, IDs: []string{"a"}})
 	if err != nil || got.Results[0].Error == nil || got.Results[0].Error.Leader != "n2" {
 		t.Errorf("%+v %v", got, err)
