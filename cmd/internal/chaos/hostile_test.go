@@ -90,15 +90,6 @@ func TestHostileClients(t *testing.T) {
 			pause(ctx, time.Second)
 			return nil
 		}},
-		{"answers that nobody reads", func() error {
-			release, err := NeverRead(ctx, node.ClientAddr, "docs", "large", 16, 500)
-			if err != nil {
-				return err
-			}
-			defer release()
-			pause(ctx, 2*time.Second)
-			return nil
-		}},
 		{"connections that say nothing", func() error {
 			release, err := hold(ctx, node.ClientAddr, 1000, nil)
 			if err != nil {
@@ -106,6 +97,15 @@ func TestHostileClients(t *testing.T) {
 			}
 			defer release()
 			pause(ctx, time.Second)
+			return nil
+		}},
+		{"answers that nobody reads", func() error {
+			release, err := NeverRead(ctx, node.ClientAddr, "docs", "large", 16, 500)
+			if err != nil {
+				return err
+			}
+			defer release()
+			pause(ctx, 2*time.Second)
 			return nil
 		}},
 	}
