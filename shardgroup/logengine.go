@@ -58,10 +58,12 @@ func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fat
 		Cache:                       cache,
 		MemTableSize:                memTable,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       64,
-		LBaseMaxBytes:               256 << 20,
-		WALBytesPerSync:             0,
+		// Compacting early would rewrite entries that the next truncation
+		// deletes; point reads of a log are few.
+		L0CompactionThreshold: 32,
+		L0StopWritesThreshold: 256,
+		LBaseMaxBytes:         256 << 20,
+		WALBytesPerSync:       0,
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				if !errors.Is(err, pebble.ErrClosed) {

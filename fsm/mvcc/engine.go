@@ -35,7 +35,7 @@ type EngineOptions struct {
 	// replay of the log after a crash. Zero means 16 MiB.
 	MemTableBytes int
 
-	// CacheBytes is the cache of blocks read from tables. Zero means 48 MiB.
+	// CacheBytes is the cache of blocks read from tables. Zero means 32 MiB.
 	CacheBytes int64
 
 	// SeparateValues keeps bodies of half a KiB and more in files of their own,
@@ -62,7 +62,7 @@ func (o EngineOptions) withDefaults() EngineOptions {
 		o.MemTableBytes = 16 << 20
 	}
 	if o.CacheBytes == 0 {
-		o.CacheBytes = 48 << 20
+		o.CacheBytes = 32 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
@@ -116,15 +116,16 @@ func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
 
 func (e *Engine) pebbleOptions() *pebble.Options {
 	po := &pebble.Options{
-		FS:                          vfs.Ordered(e.opts.FS),
-		Comparer:                    comparer,
-		FormatMajorVersion:          engineFormat,
-		DisableWAL:                  true,
-		CacheSize:                   e.opts.CacheBytes,
+		FS:                 vfs.Ordered(e.opts.FS),
+		Comparer:           comparer,
+		FormatMajorVersion: engineFormat,
+		DisableWAL:         true,
+		// The engine takes its memory tables out of the cache's share.
+		CacheSize:                   e.opts.CacheBytes + 2*int64(e.opts.MemTableBytes),
 		MemTableSize:                uint64(e.opts.MemTableBytes),
 		MemTableStopWritesThreshold: 3,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       32,
+		L0CompactionThreshold:       8,
+		L0StopWritesThreshold:       48,
 		LBaseMaxBytes:               128 << 20,
 		MaxOpenFiles:                512,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
@@ -139,7 +140,11 @@ func (e *Engine) pebbleOptions() *pebble.Options {
 	// Ingested tables would wait behind a memory table in a queue that only the
 	// write-ahead log makes durable. Without one the ingest must flush first.
 	po.Experimental.DisableIngestAsFlushable = func() bool { return true }
-	po.TargetFileSizes = [7]int64{16 << 20, 32 << 20, 64 << 20, 64 << 20, 64 << 20, 64 << 20, 64 << 20}
+	// While a table is written the old versions in it wait in memory, in buffers
+	// of four times their size: 64 MiB tables cost 250 MiB.
+	for i := range po.TargetFileSizes {
+		po.TargetFileSizes[i] = 8 << 20
+	}
 	for i := range po.Levels {
 		l := &po.Levels[i]
 		l.BlockSize = 8 << 10
@@ -255,8 +260,8 @@ func MetricsOf(db *pebble.DB) EngineMetrics {
 		CacheBytes:         m.BlockCache.Size,
 		CacheHits:          m.BlockCache.Hits,
 		CacheMisses:        m.BlockCache.Misses,
-		FlushedBytes:       total.TableBytesFlushed,
-		CompactedBytes:     total.TableBytesCompacted,
+		FlushedBytes:       m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed,
+		CompactedBytes:     total.TableBytesCompacted + total.BlobBytesCompacted,
 		CompactionDebt:     m.Compact.EstimatedDebt,
 		CompactionsRunning: m.Compact.NumInProgress,
 		ReadAmplification:  m.ReadAmp(),
