@@ -44,7 +44,7 @@ func Main(ctx context.Context, p Process) int {
 		err = fmt.Errorf("standard output: %w", bare(flushErr))
 	}
 	code := exitCode(err)
-	if err != nil && ctx.Err() != nil && code != exitUnknown && code != exitIncomplete {
+	if err != nil && ctx.Err() != nil && code != exitUnknown && code != exitIncomplete && code != exitInterrupted {
 		err, code = errInterrupted, exitInterrupted
 	}
 	if err != nil {

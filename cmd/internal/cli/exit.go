@@ -127,7 +127,12 @@ func docExit(err error) int {
 	return exitRefused
 }
 
-// oneLine keeps an error message to one line of standard error.
+// oneLine is an error's message on one line of standard error, without advice
+// that is for programs.
 func oneLine(err error) string {
-	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	s := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	if e := (*client.Error)(nil); errors.As(err, &e) && e.Unknown() {
+		s = strings.Replace(s, "retry under the same request ID, client.RetryOf, or read to see", "read the document to see", 1)
+	}
+	return s
 }

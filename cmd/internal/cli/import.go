@@ -577,6 +577,9 @@ func (a *app) importAction(c *cli.Context) (err error) {
 		}
 	}
 	switch {
+	case runErr != nil && c.Context.Err() != nil:
+		// What was under way may have been written or not: the next run settles it.
+		return withCode(exitInterrupted, errors.New("interrupted; run the same command again to go on"))
 	case errors.Is(runErr, errStopped):
 		return withCode(exitIncomplete, runErr)
 	case runErr != nil:

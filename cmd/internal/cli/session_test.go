@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -260,6 +261,53 @@ func TestSession(t *testing.T) {
 		t.Fatalf("idb dev ended with exit code %d:\n%s", code, db.errOut)
 	}
 	golden(t, "session", b.String())
+}
+
+// TestThreeNodes is a cluster in one process: its status, an import that is
+// interrupted and run again, and a node that is asked alone.
+func TestThreeNodes(t *testing.T) {
+	db := start(t, "dev", "--nodes", "3", "--port", "0", "--data", t.TempDir())
+	db.waitFor(t, "Ctrl-C ends it")
+	_, addrs, _ := strings.Cut(db.errOut.String(), "IDB_ADDR=")
+	addrs, _, _ = strings.Cut(addrs, "\n")
+	if strings.Count(addrs, ",") != 2 {
+		t.Fatalf("addresses %q, want three", addrs)
+	}
+	last := addrs[strings.LastIndexByte(addrs, ',')+1:]
+
+	code, out, errOut := runCLI(t, "", []string{"IDB_ADDR=" + last, "IDB_TIMEOUT=20s"}, "cluster", "status", "--check", "--wait", "20s", "-o", "json")
+	var v statusView
+	if err := json.Unmarshal([]byte(out), &v); err != nil || code != exitOK {
+		t.Fatalf("cluster status: exit code %d, %v, %s", code, err, errOut)
+	}
+	if len(v.Nodes) != 3 || len(v.Groups) != 4 || v.Groups[1].Leader == "" || len(v.Groups[1].Replicas) != 3 {
+		t.Errorf("status %+v", v)
+	}
+
+	const file, lines = "../../../testdata/earthquakes.ndjson", 1707
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	var e strings.Builder
+	process := Process{Args: []string{"import", "quakes", file, "--addr", addrs}, Environ: []string{"IDB_TIMEOUT=20s"}, In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &e}
+	if code := Main(ctx, process); code != exitInterrupted {
+		t.Errorf("an interrupted import: exit code %d, %q", code, e.String())
+	}
+	for round := range 2 {
+		code, out, errOut = runCLI(t, "", []string{"IDB_ADDR=" + addrs, "IDB_TIMEOUT=20s"}, "import", "quakes", file, "-o", "json", "--parallel", "2")
+		var sum importSummary
+		if err := json.Unmarshal([]byte(out), &sum); err != nil || code != exitOK {
+			t.Fatalf("import: exit code %d, %v, %s", code, err, errOut)
+		}
+		if want := []int64{lines, 0}[round]; sum.Inserted != want || sum.Unchanged != lines-want {
+			t.Errorf("round %d: %+v", round, sum)
+		}
+	}
+	if _, out, errOut := runCLI(t, "", []string{"IDB_ADDR=" + last, "IDB_TIMEOUT=20s"}, "count", "quakes"); strings.TrimSpace(out) != strconv.Itoa(lines) {
+		t.Errorf("count %q, %s; want %d", out, errOut, lines)
+	}
+	if code := db.end(t); code != exitOK {
+		t.Errorf("idb dev ended with exit code %d:\n%s", code, db.errOut)
+	}
 }
 
 // TestNodeThatCannotStart: one clear line and exit code 10.
