@@ -85,7 +85,7 @@ func (m *mischief) fault(_ *server, r *wire.Request) fault {
 // acknowledged did, and one that is said not to have been done was not.
 func TestExactlyOnce(t *testing.T) {
 	seeds := []uint64{1, 2, 3}
-	if s := os.Getenv("IDB_SEED"); s != "" {
+	if s := os.Getenv("IDB_TEST_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
 			t.Fatal(err)
@@ -177,7 +177,7 @@ func TestExactlyOnce(t *testing.T) {
 			for k := range keys {
 				key := "k" + strconv.Itoa(k)
 				if n := c.number("counters", key, "n"); n != strconv.Itoa(want[key]) {
-					t.Errorf("%s is %s, acknowledged and found done are %d (run with IDB_SEED=%d)", key, n, want[key], seed)
+					t.Errorf("%s is %s, acknowledged and found done are %d (run with IDB_TEST_SEED=%d)", key, n, want[key], seed)
 				}
 			}
 			t.Logf("%d requests, %d attempts, %d failed, %d of them unknown", stats.Requests, stats.Attempts, len(failed), unknowns)

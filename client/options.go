@@ -27,7 +27,6 @@ type config struct {
 	route          route.Options
 	timeout        time.Duration
 	connectTimeout time.Duration
-	bulkParallel   int
 }
 
 // WithTimeout is how long an operation tries when its context has no deadline.

@@ -62,7 +62,6 @@ type benchWriter struct {
 	index uint64
 	reqs  uint64
 	now   hlc.Timestamp
-	buf   []byte
 }
 
 func newBenchWriter(b *testing.B, m *Machine) *benchWriter {

@@ -80,7 +80,6 @@ type reference struct {
 	log     []Entry
 	digests map[uint64]uint64
 	rows    string
-	fs      vfs.FS
 }
 
 func makeReference(t *testing.T, seed uint64, entries int) *reference {

@@ -52,7 +52,6 @@ type transcript struct {
 	t     *testing.T
 	r     *replica
 	log   []Entry
-	last  [][]Result
 	index uint64
 	now   uint64
 	reqs  map[string]wire.RequestID

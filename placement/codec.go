@@ -113,16 +113,6 @@ func (d *decoder) str() string {
 	return s
 }
 
-func (d *decoder) bytes() []byte {
-	n := d.count()
-	if d.err != nil {
-		return nil
-	}
-	b := d.b[d.at : d.at+n : d.at+n]
-	d.at += n
-	return b
-}
-
 func (d *decoder) bool() bool {
 	switch d.uint() {
 	case 0:

@@ -171,23 +171,7 @@ func TestSnapshotInstall(t *testing.T) {
 	c.equal(1)
 }
 
-// crashingFS stops a node's disk at a chosen moment: everything fails from
-// there on, as for a process that is killed, and what was synced remains.
-type crashFS struct {
-	mem  *vfs.MemFS
-	dead atomic.Bool
-}
-
 var errKilled = errors.New("killed")
-
-func (f *crashFS) MaybeError(op errorfs.Op) error {
-	if f.dead.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
-		return errKilled
-	}
-	return nil
-}
-
-func (f *crashFS) String() string { return "crash" }
 
 // TestSnapshotInstallCrash rebuilds by hand what a crash leaves on disk at
 // each step of an install, and starts the replica from there.

@@ -438,7 +438,7 @@ func TestModel(t *testing.T) {
 	}
 	slices.Sort(names)
 	seed := rand.Uint64()
-	if s := os.Getenv("IDB_SEED"); s != "" {
+	if s := os.Getenv("IDB_TEST_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
 			t.Fatal(err)
@@ -478,7 +478,7 @@ func TestModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		where := func() string {
-			return fmt.Sprintf("run %d (again with IDB_SEED=%d)\n  %s (insert %v)\n  %s", run, seed, body, insert, operators)
+			return fmt.Sprintf("run %d (again with IDB_TEST_SEED=%d)\n  %s (insert %v)\n  %s", run, seed, body, insert, operators)
 		}
 
 		u, err := Parse(operators)

@@ -325,7 +325,6 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 	switch kind {
 	case wire.KindRaftAppend:
 		req := &raft.AppendEntriesRequest{RPCHeader: header(id)}
-		req.Leader = req.Addr
 		if err := decodeAppend(body, req); err != nil {
 			return nil, err
 		}
@@ -355,7 +354,6 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 		return appendAnswer(nil, a), nil
 	case wire.KindRaftVote:
 		req := &raft.RequestVoteRequest{RPCHeader: header(id)}
-		req.Candidate = req.Addr
 		if err := decodeVote(body, req); err != nil {
 			return nil, err
 		}
