@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/shardgroup/transport"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -22,6 +23,10 @@ const (
 	batchCommands = 256
 	batchBytes    = 512 << 10
 	batchWindow   = 2
+
+	// maxCommandBytes bounds a single command: an entry must fit in one message
+	// between nodes, or it could never be replicated.
+	maxCommandBytes = transport.MaxEntryBytes - 1<<10
 )
 
 // Outcome is what became of one command of ProposeMany.
@@ -109,7 +114,11 @@ func newProposal(c fsm.Command, now time.Time, out *Outcome, w *waiter) (proposa
 	if err := c.Check(); err != nil {
 		return proposal{}, fmt.Errorf("shardgroup: command cannot be proposed: %w", err)
 	}
-	return proposal{cmd: c, size: c.EncodedLen(), since: now, out: out, w: w}, nil
+	size := c.EncodedLen()
+	if size > maxCommandBytes {
+		return proposal{}, fmt.Errorf("shardgroup: command of %d bytes cannot be proposed, %d are possible", size, maxCommandBytes)
+	}
+	return proposal{cmd: c, size: size, since: now, out: out, w: w}, nil
 }
 
 // add queues commands; those that do not fit get their outcome at once. urgent

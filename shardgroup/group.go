@@ -30,6 +30,7 @@ type Group struct {
 	keeper  keeper
 
 	snapping atomic.Bool // a snapshot is being taken
+	reloadMu sync.Mutex  // held while raft's settings are changed
 }
 
 // openGroup brings the group's stores in order and starts raft.
@@ -83,7 +84,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	}
 	conf := h.cfg.raftConfig(g.self, g.notify, g.log.Named("raft"), spec.voters())
 	if spec.Preferred != "" && spec.Preferred != h.cfg.NodeID && len(spec.Members) > 1 {
-		// The preferred member gets a head start; normal timing follows.
+		// The preferred member gets a head start; endHeadStart takes it back.
 		conf.HeartbeatTimeout *= 2
 		conf.ElectionTimeout = max(conf.ElectionTimeout, conf.HeartbeatTimeout)
 	}
@@ -91,9 +92,51 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 		_ = g.trans.Close() // never fails
 		return nil, err
 	}
-	g.bg.Add(1)
+	g.bg.Add(2)
 	go func() { defer g.bg.Done(); g.batcher.run() }()
+	go func() { defer g.bg.Done(); g.endHeadStart() }()
 	return g, nil
+}
+
+// endHeadStart returns to normal timing once the group has a leader, or should
+// have had one for long.
+func (g *Group) endHeadStart() {
+	t := g.host.cfg.Timing
+	limit := time.NewTimer(4 * t.Heartbeat)
+	defer limit.Stop()
+	tick := time.NewTicker(max(t.Heartbeat/10, time.Millisecond))
+	defer tick.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-tick.C:
+			_, _, known := g.Leader()
+			waiting = !known
+		case <-limit.C:
+			waiting = false
+		case <-g.stop:
+			return
+		}
+	}
+	g.reload(func(rc *raft.ReloadableConfig) {
+		if rc.HeartbeatTimeout > t.Heartbeat {
+			rc.HeartbeatTimeout, rc.ElectionTimeout = t.Heartbeat, t.Election
+		}
+	})
+}
+
+// reload changes raft's settings while it runs.
+func (g *Group) reload(change func(*raft.ReloadableConfig)) {
+	g.reloadMu.Lock()
+	defer g.reloadMu.Unlock()
+	rc := g.raft.ReloadableConfig()
+	was := rc
+	change(&rc)
+	if rc == was {
+		return
+	}
+	if err := g.raft.ReloadConfig(rc); err != nil {
+		g.log.Warn("settings were not changed", "error", err)
+	}
 }
 
 // checkLog refuses a replica whose log and state do not meet: one of its

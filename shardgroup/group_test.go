@@ -2,11 +2,13 @@ package shardgroup
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
 )
 
 func TestProposeReadRestart(t *testing.T) {
@@ -62,4 +64,120 @@ func TestProposeReadRestart(t *testing.T) {
 	}
 	c.close()
 	leaks()
+}
+
+// The largest document fits in an entry, and an entry in a message.
+func TestLargestDocument(t *testing.T) {
+	c := seeded(t, 3, 1, nil)
+	cmd := write(wire.OpPut, "large", raw(t, map[string]any{"v": strings.Repeat("x", wire.MaxDocumentBytes-64)}))
+	cmd.Write.MaxBytes = wire.MaxDocumentBytes
+	if r := c.must(1, cmd); r.Wire.Error != nil {
+		t.Fatalf("put: %v", r.Wire.Error)
+	}
+	c.equal(1)
+	over := write(wire.OpPut, "over", make([]byte, maxCommandBytes))
+	if _, err := c.leader(1).Propose(ctxFor(t, time.Second), over); err == nil || !strings.Contains(err.Error(), "cannot be proposed") {
+		t.Errorf("a command that fits in no message: %v", err)
+	}
+	c.must(1, write(wire.OpPut, "after", raw(t, map[string]any{"v": 1})))
+}
+
+// Members that let the preferred one go first are back to normal timing soon.
+func TestHeadStartEnds(t *testing.T) {
+	c := newCluster(t, 3, 0, nil)
+	s := GroupSpec{ID: 7, Preferred: "n2"}
+	for _, id := range c.order {
+		s.Members = append(s.Members, Member{Node: id, Incarnation: "1"})
+	}
+	for _, id := range c.order {
+		if _, err := c.node(id).host.StartGroup(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range c.order {
+		g := c.group(id, 7)
+		c.wait("normal timing of "+string(id), func() bool {
+			rc := g.raft.ReloadableConfig()
+			return rc.HeartbeatTimeout == quick.Heartbeat && rc.ElectionTimeout == quick.Heartbeat
+		})
+	}
+}
+
+// Starting a group again is fine, with other members it is refused, and a
+// stranger cannot be started at all.
+func TestStartGroupAgain(t *testing.T) {
+	c := newCluster(t, 1, 1, nil)
+	h := c.node("n1").host
+	g, err := h.StartGroup(c.specs[0])
+	if have, ok := h.Group(1); err != nil || !ok || have != g {
+		t.Errorf("the same group again: %v", err)
+	}
+	other := GroupSpec{ID: 1, Members: []Member{{Node: "n1", Incarnation: "1"}, {Node: "n2", Incarnation: "1"}}}
+	if _, err := h.StartGroup(other); !errors.Is(err, ErrExists) {
+		t.Errorf("with other members: %v", err)
+	}
+	for _, s := range []GroupSpec{
+		{ID: 2, Members: []Member{{Node: "n2", Incarnation: "1"}}},
+		{ID: 2, Members: []Member{{Node: "n1", Incarnation: "2"}}},
+		{ID: 0, Members: []Member{{Node: "n1", Incarnation: "1"}}},
+	} {
+		if _, err := h.StartGroup(s); err == nil {
+			t.Errorf("%+v was started", s)
+		}
+	}
+	c.stop("n1")
+	if _, err := h.StartGroup(c.specs[0]); !errors.Is(err, ErrStopped) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A graceful stop hands leadership over before it takes effect.
+func TestHandOver(t *testing.T) {
+	c := seeded(t, 3, 2, nil)
+	for _, s := range c.specs {
+		c.leadBy(s.ID, "n1")
+	}
+	c.node("n1").host.HandOver(ctxFor(t, 5*time.Second))
+	for _, s := range c.specs {
+		if g := c.group("n1", s.ID); g.IsLeader() {
+			t.Errorf("n1 still leads %s", s.ID)
+		}
+		c.must(s.ID, write(wire.OpPut, "a", raw(t, map[string]any{"v": 1})))
+	}
+}
+
+// Retention is carried out by the leader: request IDs and old versions go.
+func TestForgetting(t *testing.T) {
+	c := seeded(t, 3, 1, func(_ placement.NodeID, cfg *Config) {
+		cfg.SweepInterval, cfg.RequestIDTTL = 20*time.Millisecond, 100*time.Millisecond
+		cfg.Retention = func(placement.CollectionID) (Retention, bool) {
+			return Retention{Age: 50 * time.Millisecond, Versions: 2}, true
+		}
+	})
+	first := write(wire.OpPut, "a", raw(t, map[string]any{"v": 1}))
+	c.must(1, first)
+	for i := range 9 {
+		c.must(1, write(wire.OpPut, "a", raw(t, map[string]any{"v": i})))
+	}
+	c.wait("old versions to be collected", func() bool {
+		return c.leader(1).Machine().Stats().Rows == 3 // the document and two superseded
+	})
+	c.wait("the first request to be forgotten", func() bool {
+		r := c.must(1, first)
+		return r.Wire.Error != nil && r.Wire.Error.Code == wire.CodeOutcomeExpired
+	})
+	if d, err := read(t, c.leader(1).Machine(), "a", fsm.At{}); err != nil || d.Version != 10 {
+		t.Errorf("the document: version %d, %v", d.Version, err)
+	}
+	c.equal(1)
+	// An idle group writes nothing.
+	l := c.leader(1)
+	var last uint64
+	c.wait("rest", func() bool {
+		now := l.raft.LastIndex()
+		same := now == last
+		last = now
+		<-time.After(300 * time.Millisecond) // a bound: several sweeps long
+		return same && l.raft.LastIndex() == now
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
@@ -402,7 +403,6 @@ func (g *Group) takeSnapshot() {
 // counts.
 func (g *Group) setTrailing() {
 	cfg := &g.host.cfg
-	rc := g.raft.ReloadableConfig()
 	keep := cfg.TrailingEntries
 	if entries := g.apply.sinceSnapshot(); entries > 0 {
 		size := max(1, g.logs.bytes.Load()/int64(entries))
@@ -411,11 +411,5 @@ func (g *Group) setTrailing() {
 	if g.host.full.Load() {
 		keep = min(keep, 256)
 	}
-	if rc.TrailingLogs == keep {
-		return
-	}
-	rc.TrailingLogs = keep
-	if err := g.raft.ReloadConfig(rc); err != nil {
-		g.log.Warn("log retention was not changed", "error", err)
-	}
+	g.reload(func(rc *raft.ReloadableConfig) { rc.TrailingLogs = keep })
 }

@@ -26,12 +26,14 @@ type keeper struct {
 	compared atomic.Uint64 // digests proposed
 	hurry    atomic.Bool   // do not wait before leadership is moved; for tests
 
+	// run's own.
 	digestAt   uint64        // applied index of the last digest
 	digestTime time.Time     // and when
 	sweep      fsm.Sweep     // where the walk for garbage stands
 	sweepTime  time.Time     // when it stood at its beginning
 	history    hlc.Timestamp // clock when nothing was left to raise
-	moveAfter  time.Time     // no attempt to move leadership before
+
+	moveAfter time.Time // no attempt to move leadership before; watch's own
 }
 
 const (
@@ -54,11 +56,9 @@ func (k *keeper) begin(term uint64) {
 	defer k.mu.Unlock()
 	ctx, cancel := context.WithCancel(k.g.host.ctx)
 	k.cancel = cancel
-	k.bg.Add(1)
-	go func() {
-		defer k.bg.Done()
-		k.run(ctx)
-	}()
+	k.bg.Add(2)
+	go func() { defer k.bg.Done(); k.watch(ctx) }()
+	go func() { defer k.bg.Done(); k.run(ctx) }()
 }
 
 // end stops the work of the term and waits for it.
@@ -72,11 +72,9 @@ func (k *keeper) end() {
 	k.bg.Wait()
 }
 
-func (k *keeper) run(ctx context.Context) {
-	now := time.Now()
-	k.digestAt, k.digestTime = k.g.applied.load(), now
-	k.moveAfter = now.Add(preferAfter)
-	k.sweepTime = now
+// watch does what must not wait for a proposal of the group's own.
+func (k *keeper) watch(ctx context.Context) {
+	k.moveAfter = time.Now().Add(preferAfter)
 	tick := time.NewTicker(keeperTick)
 	defer tick.Stop()
 	for {
@@ -85,8 +83,24 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			k.g.batcher.expire(now, k.g.host.cfg.ProposalTimeout)
-			k.compare(ctx, now)
 			k.move(ctx, now)
+		}
+	}
+}
+
+// run proposes what the group needs for itself.
+func (k *keeper) run(ctx context.Context) {
+	now := time.Now()
+	k.digestAt, k.digestTime = k.g.applied.load(), now
+	k.sweepTime = now
+	tick := time.NewTicker(keeperTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			k.compare(ctx, now)
 			k.forget(ctx, now)
 		}
 	}

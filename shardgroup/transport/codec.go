@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -28,8 +29,9 @@ const (
 	bodyVersion = 1
 	entryHeader = 8 + 1 + 8 + 4 + 4
 
-	// maxEntryBytes bounds one entry's data and extensions.
-	maxEntryBytes = 16 << 20
+	// MaxEntryBytes bounds one entry's data and extensions: a message holds at
+	// least one entry and must fit in a frame.
+	MaxEntryBytes = wire.MaxFrameBytes - 64<<10
 	// maxAppendBytes is how much of a request's entries goes into one message.
 	// The first entry always does.
 	maxAppendBytes = 2 << 20
@@ -165,7 +167,7 @@ func decodeAppend(b []byte, a *raft.AppendEntriesRequest) error {
 		}
 		ext, data := binary.BigEndian.Uint32(b[17:]), binary.BigEndian.Uint32(b[21:])
 		b = b[entryHeader:]
-		if uint64(ext)+uint64(data) > uint64(len(b)) || uint64(ext)+uint64(data) > maxEntryBytes {
+		if uint64(ext)+uint64(data) > uint64(len(b)) || uint64(ext)+uint64(data) > MaxEntryBytes {
 			return bodyError("entry %d claims %d bytes of %d", i, uint64(ext)+uint64(data), len(b))
 		}
 		if ext > 0 {

@@ -4,9 +4,9 @@
 // cluster; what a body means belongs to whoever registered its kind.
 //
 // One listener per node serves all of it. Between two nodes there are up to
-// three connections in each direction: log entries; everything else, so that a
-// heartbeat does not wait behind a megabyte of entries; and, while one is
-// sent, a snapshot.
+// three connections in each direction, so that a heartbeat does not wait behind
+// megabytes: log entries; heartbeats, votes and confirmations; everything else.
+// A snapshot gets one of its own while it is sent.
 //
 // Life of a call: Call finds or dials the connection, both sides say who they
 // are (cluster, node, incarnation), the body goes out in one frame, the

@@ -134,11 +134,13 @@ func (l *link) get(ctx context.Context) (*peerConn, error) {
 		close(done)
 		if err != nil {
 			l.failed = time.Now()
-			if l.down++; l.down == 1 {
+			if l.down++; l.down == 1 && l.c == classControl {
 				l.p.log.Warn("peer is not reachable", "peer", l.node, "error", err)
 			}
-		} else if l.down > 0 {
+		} else if l.down > 0 && l.c == classControl {
 			l.p.log.Info("peer is reachable again", "peer", l.node, "failed_dials", l.down)
+		}
+		if err == nil {
 			l.down = 0
 		}
 		closed := l.closed
@@ -168,6 +170,11 @@ func (l *link) close() {
 	}
 }
 
+// peerKeepAlive is how long a peer that owes an answer may say nothing before
+// it is pinged; after as long again the connection is given up. After a network
+// partition an old connection is no use for many seconds, a new one is at once.
+const peerKeepAlive = 1500 * time.Millisecond
+
 // dial opens a connection to node and says hello on it.
 func (p *Peers) dial(ctx context.Context, c class, node placement.NodeID, incarnation string) (*peerConn, error) {
 	if p.isCut() {
@@ -181,7 +188,7 @@ func (p *Peers) dial(ctx context.Context, c class, node placement.NodeID, incarn
 	if err != nil {
 		return nil, fmt.Errorf("transport: node %s at %s: %w", node, addr, err)
 	}
-	conn := wire.NewConn(nc, wire.ConnOptions{MaxInFlight: maxPeerInFlight, MaxQueued: 16 << 20})
+	conn := wire.NewConn(nc, wire.ConnOptions{MaxInFlight: maxPeerInFlight, MaxQueued: 16 << 20, KeepAlive: peerKeepAlive})
 	pc := &peerConn{Conn: conn, cluster: p.o.ClusterID()}
 	if err := pc.hello(ctx, p, node, incarnation); err != nil {
 		_ = conn.Close()

@@ -54,9 +54,10 @@ const maxPeerInFlight = 16 << 10
 type class uint8
 
 const (
-	classControl  class = 1 // everything without a class of its own
-	classEntries  class = 2 // log entries
-	classSnapshot class = 3 // one snapshot
+	classCalls    class = 1 // calls of other packages, forwarded clients
+	classControl  class = 2 // heartbeats, votes, confirmations: small, and urgent
+	classEntries  class = 3 // log entries
+	classSnapshot class = 4 // one snapshot
 )
 
 // Peers is a node's connection to the others. It is safe for concurrent use.
@@ -198,12 +199,12 @@ func (p *Peers) Stats() wire.ServerStats { return p.server.Stats() }
 // *wire.ConnError, whose Sent tells whether the request may have arrived, or
 // one of this package's that says why there is no connection.
 func (p *Peers) Call(ctx context.Context, node placement.NodeID, kind wire.Kind, body []byte) ([]byte, error) {
-	return p.call(ctx, classControl, node, "", kind, body)
+	return p.call(ctx, classCalls, node, "", kind, body)
 }
 
 // Stream asks another node for a streaming answer and gives each part to each.
 func (p *Peers) Stream(ctx context.Context, node placement.NodeID, kind wire.Kind, body []byte, each func([]byte) error) error {
-	c, err := p.conn(ctx, classControl, node, "")
+	c, err := p.conn(ctx, classCalls, node, "")
 	if err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func (p *Peers) Stream(ctx context.Context, node placement.NodeID, kind wire.Kin
 }
 
 // CallIncarnation is Call for a caller that means one incarnation of the node
-// and no other.
+// and no other. It goes beside Raft's heartbeats and is for small bodies.
 func (p *Peers) CallIncarnation(ctx context.Context, node placement.NodeID, incarnation string, kind wire.Kind, body []byte) ([]byte, error) {
 	return p.call(ctx, classControl, node, incarnation, kind, body)
 }
