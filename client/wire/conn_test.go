@@ -418,6 +418,45 @@ func TestStream(t *testing.T) {
 	wait(t, "all slots free", func() bool { return c.InFlight() == 0 })
 }
 
+// More than any queue holds goes through a stream and through many answers
+// at once: who waits for room gets it.
+func TestMoreThanTheQueues(t *testing.T) {
+	noLeaks(t)
+	part := bytes.Repeat([]byte{7}, 100_000)
+	_, addr := listen(t, ServerOptions{MaxQueued: 150_000, Handler: HandlerFunc(func(_ context.Context, req *Request, resp *Responder) {
+		for range 100 {
+			if req.Kind != KindScan {
+				break
+			}
+			if err := resp.Send(part); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = resp.Reply(part)
+	})})
+	c := dial(t, addr, ConnOptions{MaxQueued: 150_000})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range 5 {
+				if body, err := c.Call(ctx, KindGet, part); err != nil || !bytes.Equal(body, part) {
+					t.Errorf("%d bytes, %v", len(body), err)
+					return
+				}
+			}
+		}()
+	}
+	got := 0
+	if err := c.Stream(ctx, KindScan, nil, func(p []byte) error { got += len(p); return nil }); err != nil || got != 101*len(part) {
+		t.Errorf("%d bytes, %v", got, err)
+	}
+	wg.Wait()
+}
+
 // A stream whose reader stands still fails by itself; other calls go on.
 func TestStreamReaderStandsStill(t *testing.T) {
 	noLeaks(t)

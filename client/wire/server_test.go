@@ -169,6 +169,88 @@ func TestTooManyRequests(t *testing.T) {
 	wait(t, "nothing in service", func() bool { return s.Stats().InFlight == 0 })
 }
 
+func TestRequestIDTwice(t *testing.T) {
+	noLeaks(t)
+	_, addr := listen(t, ServerOptions{Handler: HandlerFunc(func(ctx context.Context, req *Request, resp *Responder) {
+		if len(req.Body) > 0 {
+			<-ctx.Done()
+		}
+		_ = resp.Reply(nil)
+	})})
+	nc := raw(t, addr)
+	for range 2 { // after its answer an ID may be used again
+		writeFrame(t, nc, Frame{Kind: KindGet, Request: 2})
+		if f, err := ReadFrame(nc, MaxFrameBytes); err != nil || f.Flags != FlagResponse {
+			t.Fatalf("%+v, %v", f, err)
+		}
+	}
+	for range 2 {
+		writeFrame(t, nc, Frame{Kind: KindGet, Request: 2, Body: []byte("wait")})
+	}
+	f, err := ReadFrame(nc, MaxFrameBytes)
+	var refusal Error
+	if err != nil || f.Request != 0 || Decode(f.Body, &refusal) != nil || !strings.Contains(refusal.Message, "still open") {
+		t.Errorf("%+v %v, %v", f, refusal, err)
+	}
+}
+
+// One connection cannot fill the memory with requests, and when all together
+// have too much in service, those that have little go on.
+func TestRequestBytesAreBounded(t *testing.T) {
+	noLeaks(t)
+	const size = 100_000
+	for _, tc := range []struct {
+		name    string
+		options ServerOptions
+		most    int64
+	}{
+		{"of a connection", ServerOptions{MaxConnBytes: 10 * size}, 12 * size},
+		{"of all", ServerOptions{MaxRequestBytes: 5 * size}, 7 * size},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			release := make(chan struct{})
+			tc.options.Handler = HandlerFunc(func(_ context.Context, req *Request, resp *Responder) {
+				if req.Kind == KindWrite {
+					<-release
+				}
+				_ = resp.Reply(nil)
+			})
+			s, addr := listen(t, tc.options)
+			greedy, modest := dial(t, addr, ConnOptions{}), dial(t, addr, ConnOptions{})
+			var wg sync.WaitGroup
+			for range 60 {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					if _, err := greedy.Call(context.Background(), KindWrite, make([]byte, size)); err != nil {
+						t.Error(err)
+					}
+				}()
+			}
+			held := func() bool {
+				for _, ss := range s.open() {
+					if ss.heldBack.Load() {
+						return true
+					}
+				}
+				return false
+			}
+			wait(t, "the greedy one to be held back", held)
+			for range 10 {
+				if _, err := modest.Call(context.Background(), KindGet, make([]byte, size)); err != nil {
+					t.Error(err)
+				}
+			}
+			if got := s.Stats().RequestBytes; got > tc.most {
+				t.Errorf("%d bytes in service", got)
+			}
+			close(release)
+			wg.Wait()
+			wait(t, "nothing in service", func() bool { return s.Stats().RequestBytes == 0 })
+		})
+	}
+}
+
 func TestServerIsOverloaded(t *testing.T) {
 	noLeaks(t)
 	release := make(chan struct{})
@@ -345,10 +427,10 @@ func TestObserve(t *testing.T) {
 func TestRefusalReachesAPeerThatSends(t *testing.T) {
 	noLeaks(t)
 	_, addr := listen(t, ServerOptions{Handler: echo})
-	for range 20 {
+	for range 3 {
 		nc := raw(t, addr)
 		junk := AppendFrame(nil, &Frame{Kind: KindGet, Flags: FlagResponse, Request: 2})
-		junk = append(junk, make([]byte, 1<<20)...)
+		junk = append(junk, make([]byte, 12<<20)...) // more than sockets hold
 		sent := make(chan error, 1)
 		go func() {
 			_, err := nc.Write(junk)
@@ -362,7 +444,9 @@ func TestRefusalReachesAPeerThatSends(t *testing.T) {
 		if _, err := nc.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("after the refusal: %v", err)
 		}
-		<-sent
+		if err := <-sent; err != nil {
+			t.Errorf("the peer could not finish: %v", err)
+		}
 		_ = nc.Close()
 	}
 }

@@ -299,6 +299,87 @@ func TestServerThatNeverReads(t *testing.T) {
 	})
 }
 
+// A frame that was still queued when the connection ended was not sent, and
+// its caller may be told so for certain.
+func TestQueuedIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		c := NewConn(near, ConnOptions{KeepAlive: -1})
+		failed := [2]chan error{make(chan error, 1), make(chan error, 1)}
+		for i := range failed {
+			go func() {
+				_, err := c.Call(context.Background(), KindWrite, make([]byte, 100))
+				failed[i] <- err
+			}()
+			synctest.Wait() // the first is being written, to nobody
+		}
+		_ = c.Close()
+		for i, want := range []Code{CodeOutcomeUnknown, CodeUnavailable} {
+			if err := <-failed[i]; CodeOf(err) != want {
+				t.Errorf("call %d: %v (%v), want %v", i, err, CodeOf(err), want)
+			}
+		}
+	})
+}
+
+// A handler that streams to a slow client stops when its time is up.
+func TestStreamEndsInTime(t *testing.T) {
+	ended := make(chan error, 1)
+	handler := HandlerFunc(func(ctx context.Context, _ *Request, resp *Responder) {
+		for {
+			if err := resp.Send(make([]byte, 100_000)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	})
+	bubble(t, ServerOptions{Handler: handler}, func(t *testing.T, s *Server, connect func() (net.Conn, <-chan struct{})) {
+		ended = make(chan error, 1)
+		nc, _ := connect()
+		defer nc.Close()
+		greet(t, nc)
+		began := time.Now()
+		writeFrame(t, nc, Frame{Kind: KindScan, Request: 2, Timeout: 3000})
+		if err := <-ended; err != context.DeadlineExceeded || time.Since(began) != 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		if st := s.Stats(); st.AnswerBytes > 4<<20 {
+			t.Errorf("%d bytes were queued", st.AnswerBytes)
+		}
+	})
+}
+
+// Requests whose answers wait for room are open: they are counted, and their
+// IDs are in use.
+func TestWaitingAnswersAreOpen(t *testing.T) {
+	bubble(t, ServerOptions{Handler: echo, MaxQueued: 1000}, func(t *testing.T, s *Server, connect func() (net.Conn, <-chan struct{})) {
+		nc, _ := connect()
+		defer nc.Close()
+		greet(t, nc)
+		var frames []byte
+		for id := uint64(2); id < 12; id++ {
+			frames = AppendFrame(frames, &Frame{Kind: KindGet, Request: id, Body: make([]byte, 300)})
+		}
+		if _, err := nc.Write(frames); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		ss := s.open()[0]
+		ss.mu.Lock()
+		open := len(ss.open)
+		ss.mu.Unlock()
+		if st := s.Stats(); st.InFlight == 0 || int64(open) != st.InFlight {
+			t.Errorf("%d are open, %d in service", open, st.InFlight)
+		}
+		for range 10 {
+			if f, err := ReadFrame(nc, MaxFrameBytes); err != nil || len(f.Body) != 300 {
+				t.Fatalf("%+v, %v", f, err)
+			}
+		}
+	})
+}
+
 // Requests end in time also without anyone who asks, and one timer serves all.
 func TestDeadlinesInOrder(t *testing.T) {
 	type end struct {
