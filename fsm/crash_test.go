@@ -70,6 +70,15 @@ func (c *crasher) maybe(op errorfs.Op) error {
 	return nil
 }
 
+// now takes a copy as a power loss would leave it that spares nothing unsynced.
+func (c *crasher) now(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := crashPoint{flushed: c.flushed.Load(), handed: c.handed.Load(), before: what}
+	p.fs = c.mem.CrashClone(pvfs.CrashCloneCfg{})
+	c.points = append(c.points, p)
+}
+
 // crashOptions make an engine that flushes and compacts all the time.
 func crashOptions(seed uint64) mvcc.EngineOptions {
 	return mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20, SeparateValues: seed%2 == 1}
@@ -122,6 +131,9 @@ func TestCrashes(t *testing.T) {
 					t.Fatal(err)
 				}
 				c.flushed.Store(applied)
+				if rng.IntN(4) == 0 {
+					c.now("what follows a flush")
+				}
 				if on, err := r.Durable(); err != nil || on < applied {
 					t.Fatalf("seed %d: flushed up to %d, durable up to %d, %v", seed, applied, on, err)
 				}
@@ -210,10 +222,12 @@ func TestCrashesOfInstall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.mustApply(ref.log[behind]) // in the memory table, where it overlaps with what comes
 		if err := r.Install(im); err != nil {
 			t.Fatal(err)
 		}
 		c.flushed.Store(at) // Install is durable when it returns
+		c.now("what follows an install")
 		c.handed.Store(250)
 		r.mustApply(ref.log[at:]...)
 		r.shut()

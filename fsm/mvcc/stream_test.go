@@ -13,6 +13,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
@@ -335,6 +336,79 @@ func TestStreamFormat(t *testing.T) {
 	}
 	if got, want := dump(t, to, 3), dump(t, e, 3); got != want {
 		t.Errorf("%s arrived, of %s", got, want)
+	}
+}
+
+// TestImportCrashes loses power before every operation of an import's end. If
+// what vouches for the import survived, so did all of it.
+func TestImportCrashes(t *testing.T) {
+	source := testEngine(t, false)
+	fill(t, source, 3, 40, 2, 300, 1)
+	data := stream(t, source, 3, 77)
+	want := dump(t, source, 3)
+
+	mem := pvfs.NewCrashableMem()
+	var clones []*pvfs.MemFS
+	armed := false
+	rng := rand.New(rand.NewPCG(1, 2))
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if armed && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			for range 25 {
+				clones = append(clones, mem.CrashClone(pvfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
+			}
+		}
+		return nil
+	}))
+	e, err := OpenEngine("state", EngineOptions{FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := e.NewImporter("import", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.full = 4 << 10
+	if _, err := i.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Flush(); err != nil { // nothing of the engine runs beside from here on
+		t.Fatal(err)
+	}
+	armed = true
+	if _, err := i.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	armed = false
+	clones = append(clones, mem.CrashClone(pvfs.CrashCloneCfg{}))
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole := 0
+	for n, fs := range clones {
+		im, err := OpenImported(fs, "import")
+		if err != nil {
+			t.Fatalf("%d of %d: %v", n, len(clones), err)
+		}
+		if im == nil {
+			continue
+		}
+		whole++
+		e, err := OpenEngine("state", EngineOptions{FS: fs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Install(im); err != nil {
+			t.Fatalf("%d of %d: %v", n, len(clones), err)
+		}
+		if got := dump(t, e, 3); got != want {
+			t.Fatalf("%d of %d: %s, want %s", n, len(clones), got, want)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if whole < 2 || whole == len(clones) {
+		t.Errorf("%d imports of %d survived: the test does not test", whole, len(clones))
 	}
 }
 
