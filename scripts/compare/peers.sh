@@ -17,7 +17,8 @@ launch() { # node cmd...
 pgc() { setpriv --reuid=postgres --regid=postgres --clear-groups -- "$@"; }
 PGB=/usr/lib/postgresql/15/bin
 start1() {
-  local n=$1
+  local n=$1 p
+  p=$(head -1 $R/$n.pid 2>/dev/null) && [ -n "$p" ] && alive $p && return # it runs
   case $peer in
   etcd) launch $n $W/bin/etcd --name e$n --data-dir $R/data$n --listen-client-urls http://127.0.0.1:${n}2379 --advertise-client-urls http://127.0.0.1:${n}2379 \
       --listen-peer-urls http://127.0.0.1:${n}2380 --initial-advertise-peer-urls http://127.0.0.1:${n}2380 --initial-cluster-token t \

@@ -48,7 +48,7 @@ var flat = []struct {
 	slack int64
 }{
 	{"goroutines", func(s chaos.Sample) int64 { return int64(s.Goroutines) }, 1.2, 30},
-	{"resident MiB", func(s chaos.Sample) int64 { return s.MemoryBytes >> 20 }, 1.3, 24},
+	{"resident MiB", func(s chaos.Sample) int64 { return s.MemoryBytes >> 20 }, 1.3, 64},
 	{"open files", func(s chaos.Sample) int64 { return int64(s.Files) }, 1.2, 15},
 }
 
