@@ -54,50 +54,6 @@ func (o ConnOptions) withDefaults() ConnOptions {
 	return o
 }
 
-// ConnError says that a request got no answer. If Sent is false it never left
-// this process and nothing was done; if it is true the server may have done
-// it, and only a retry under the same request ID tells.
-type ConnError struct {
-	Sent bool
-	Err  error // why: the context's error, or what became of the connection
-}
-
-// Error says why there is no answer.
-func (e *ConnError) Error() string {
-	if e.Sent {
-		return fmt.Sprintf("no answer, the request may have arrived: %v", e.Err)
-	}
-	return fmt.Sprintf("the request was not sent: %v", e.Err)
-}
-
-// Unwrap is why there is no answer. It is never an *Error: what the server
-// holds against the connection says nothing about this request.
-func (e *ConnError) Unwrap() error { return e.Err }
-
-// Refusal is what the server held against the connection as a whole when it
-// closed it (too many connections, a broken frame); nil if it said nothing.
-func (e *ConnError) Refusal() *Error {
-	if refused, ok := e.Err.(*connRefused); ok {
-		return refused.refusal
-	}
-	return nil
-}
-
-// connRefused is the server's refusal of the connection. It hides the *Error
-// from errors.As on purpose; see ConnError.Unwrap.
-type connRefused struct{ refusal *Error }
-
-func (e *connRefused) Error() string { return "the server closed the connection: " + e.refusal.Message }
-
-// ErrConnClosed: the connection was closed by Close.
-var ErrConnClosed = errors.New("wire: connection closed")
-
-// ErrPeerSilent: the server owed an answer and said nothing for too long.
-var ErrPeerSilent = errors.New("wire: no sign of life from the server")
-
-// errStreamed is a stream of answers where one was asked for.
-var errStreamed = errors.New("wire: the answer is a stream; use Stream")
-
 // Conn is the client's side of a connection: many calls at once over one
 // socket. It is safe for concurrent use. A connection that has failed stays
 // failed; Done tells, and the pool above dials another.
@@ -650,37 +606,4 @@ func (c *Conn) fail(err error) {
 	c.mu.Unlock()
 	_ = c.nc.Close() // what matters is already lost; first, so that the writer gets free
 	c.out.fail(err)
-}
-
-// armLocked starts keepAlive, which runs as long as answers are owed.
-func (c *Conn) armLocked() {
-	c.seen, c.pinged = c.in.received.Load(), false
-	c.bg.Add(1)
-	c.timer = time.AfterFunc(c.o.KeepAlive, c.keepAlive)
-}
-
-// keepAlive looks whether anything came since it looked last.
-func (c *Conn) keepAlive() {
-	c.mu.Lock()
-	if c.err != nil || c.inUse == 0 {
-		c.timer = nil
-		c.mu.Unlock()
-		c.bg.Done()
-		return
-	}
-	received := c.in.received.Load()
-	silent := received == c.seen
-	if silent && c.pinged {
-		c.timer = nil
-		c.mu.Unlock()
-		c.fail(ErrPeerSilent)
-		c.bg.Done()
-		return
-	}
-	c.seen, c.pinged = received, silent
-	c.timer.Reset(c.o.KeepAlive)
-	c.mu.Unlock()
-	if silent {
-		_, _ = c.out.send(&Frame{Kind: KindPing, Request: pingID}, true) // a failure is seen by the reader
-	}
 }
