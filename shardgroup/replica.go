@@ -61,6 +61,8 @@ type replica struct {
 	leadsNow  bool             // guarded by mu; raft says leader, ready or not
 	readyCond chan struct{}    // guarded by mu; closed when ready or leadsNow changes
 	cur, next *round           // guarded by mu; see round
+
+	favour atomic.Uint32 // which voter rounds begin with, modulo their number
 }
 
 // flight is one entry on its way.

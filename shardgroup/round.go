@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -30,10 +31,17 @@ type round struct {
 	err          error         // valid after done
 
 	mu      sync.Mutex
-	need    int  // guarded by mu; yes votes still missing
-	open    int  // guarded by mu; answers still missing
-	decided bool // guarded by mu
+	need    int           // guarded by mu; yes votes still missing
+	open    int           // guarded by mu; answers still missing, of voters not asked too
+	rest    []raft.Server // guarded by mu; voters not asked yet
+	late    *time.Timer   // guarded by mu; asks the rest
+	decided bool          // guarded by mu
 }
+
+// askRestAfter is how long the first voters asked have before the others are
+// asked too. A majority is enough, and one request less for every round is
+// worth more than the time that a voter loses which has just stopped.
+const askRestAfter = 5 * time.Millisecond
 
 func (rd *round) over() bool {
 	rd.mu.Lock()
@@ -110,13 +118,39 @@ func (r *replica) begin(rd *round) (err error, decided bool) {
 	if need <= 0 {
 		return nil, true
 	}
+	// Begin with the voters that were good last time.
+	turn := int(r.favour.Load() % uint32(len(others)))
+	others = append(others[turn:len(others):len(others)], others[:turn]...)
 	rd.mu.Lock()
 	rd.need, rd.open = need, len(others)
+	if rd.rest = others[need:]; len(rd.rest) > 0 {
+		rd.late = time.AfterFunc(askRestAfter, func() { r.askRest(rd) })
+	}
 	rd.mu.Unlock()
-	for _, s := range others {
+	r.ask(rd, others[:need])
+	return nil, false
+}
+
+func (r *replica) ask(rd *round, voters []raft.Server) {
+	for _, s := range voters {
 		r.host.confirm.ask(s.ID, question{group: r.id, term: rd.term, round: rd, replica: r})
 	}
-	return nil, false
+}
+
+// askRest asks the voters that have not been asked: one of the first said no,
+// did not answer, or takes too long. The next rounds begin with another one.
+func (r *replica) askRest(rd *round) {
+	rd.mu.Lock()
+	rest := rd.rest
+	rd.rest = nil
+	if rd.decided {
+		rest = nil
+	}
+	rd.mu.Unlock()
+	if len(rest) > 0 {
+		r.favour.Add(1)
+		r.ask(rd, rest)
+	}
 }
 
 // voted counts one voter's answer; no answer is a no.
@@ -129,9 +163,15 @@ func (r *replica) voted(rd *round, yes bool) {
 	won, lost := rd.need <= 0, rd.need > rd.open
 	if rd.decided || !won && !lost {
 		rd.mu.Unlock()
+		if !yes {
+			r.askRest(rd)
+		}
 		return
 	}
 	rd.decided = true
+	if rd.late != nil {
+		rd.late.Stop()
+	}
 	rd.mu.Unlock()
 	var err error
 	if lost {
