@@ -38,7 +38,7 @@ type Config struct {
 	// writes and hands its leaderships over. Too small, and the engine may run
 	// into a full disk and end the process. Zero means 256 MiB.
 	DiskReserveBytes uint64
-	// StateCacheBytes is the block cache of the state engine. Zero means 32 MiB.
+	// StateCacheBytes is the block cache of the state engine. Zero means 64 MiB.
 	StateCacheBytes int64
 	// MaxClientConns bounds connections on the client port. Zero means 4096.
 	MaxClientConns int
@@ -81,7 +81,7 @@ func (c Config) withDefaults() Config {
 		c.DiskReserveBytes = 256 << 20
 	}
 	if c.StateCacheBytes == 0 {
-		c.StateCacheBytes = 32 << 20
+		c.StateCacheBytes = 64 << 20
 	}
 	if c.MaxClientConns == 0 {
 		c.MaxClientConns = 4096
