@@ -92,11 +92,14 @@ func (h *Host) openStores() (err error) {
 	if h.logs, err = openLogEngine(cfg.FS, cfg.path("log"), logMemTable, h.log, h.fatal); err != nil {
 		return err
 	}
-	h.state, err = mvcc.OpenEngine(cfg.path("state"), mvcc.EngineOptions{
-		FS:         cfg.FS,
-		CacheBytes: cfg.CacheBytes,
-		Logger:     cfg.Logger.Named("state"),
-		OnFatal:    h.fatal,
+	err = openOnce(cfg.FS, cfg.path("state"), func() (err error) {
+		h.state, err = mvcc.OpenEngine(cfg.path("state"), mvcc.EngineOptions{
+			FS:         cfg.FS,
+			CacheBytes: cfg.CacheBytes,
+			Logger:     cfg.Logger.Named("state"),
+			OnFatal:    h.fatal,
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("shardgroup: %w", err)

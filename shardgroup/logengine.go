@@ -77,15 +77,40 @@ func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fat
 	}
 	// A log is written once and read seldom: no time is spent on compression.
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
-	db, err := pebble.Open(dir, opts)
-	if err != nil {
+	e := &logEngine{}
+	if err := openOnce(fs, dir, func() (err error) { e.db, err = pebble.Open(dir, opts); return err }); err != nil {
 		return nil, fmt.Errorf("shardgroup: open log engine in %s: %w", dir, err)
 	}
-	e := &logEngine{db: db}
 	if err := e.checkFormat(); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, e.db.Close())
 	}
 	return e, nil
+}
+
+// openOnce opens an engine's directory, and cleans up after a power cut in the
+// middle of its very first opening, which leaves what no engine can open. That
+// the first opening came to its end is remembered in a file beside it; without
+// that file nothing was ever stored in the directory.
+func openOnce(fs vfs.FS, dir string, open func() error) error {
+	made := dir + ".made"
+	known, err := files.Exists(fs, made)
+	if err != nil {
+		return err
+	}
+	err = open()
+	if err != nil && !known {
+		if err := fs.RemoveAll(dir); err != nil {
+			return err
+		}
+		if err := files.MakeDir(fs, dir); err != nil {
+			return err
+		}
+		err = open()
+	}
+	if err != nil || known {
+		return err
+	}
+	return files.WriteFile(fs, made, nil)
 }
 
 // checkFormat refuses a directory that a newer version has written.
