@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 func TestReadersBesideWriter(t *testing.T) {
 	r := newReplica(t, nil)
 	twin := newReplica(t, nil) // gets the same entries; its snapshots are installed in r
+	text := strings.Repeat("a commit takes its time ", 1000)
 	key := func(id string) ReadKey { return ReadKey{Partition: 1, Epoch: 1, Collection: 1, ID: id} }
 	entry := func(n uint64) Entry {
 		if n == 1 {
@@ -27,7 +29,7 @@ func TestReadersBesideWriter(t *testing.T) {
 		var cs []Command
 		for i, id := range []string{"a", "b"} {
 			cs = append(cs, Command{Time: hlc.Timestamp(10*n + uint64(i)), Write: &Write{Partition: 1, Epoch: 1, Collection: 1, Item: wire.WriteItem{
-				Op: wire.OpPut, ID: id, RequestID: request(n, 2*n+uint64(i)), Body: body(t, fmt.Sprintf(`{"n":%d}`, n)),
+				Op: wire.OpPut, ID: id, RequestID: request(n, 2*n+uint64(i)), Body: body(t, fmt.Sprintf(`{"n":%d,"text":%q}`, n, text)),
 			}}})
 		}
 		return mustEntry(t, n, cs...)
@@ -124,3 +126,36 @@ func TestReadersBesideWriter(t *testing.T) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// TestAnswersAreCopies: what a read answers is the caller's, and not a window
+// into the engine's memory.
+func TestAnswersAreCopies(t *testing.T) {
+	r := newReplica(t, nil)
+	k := ReadKey{Partition: 1, Epoch: 1, Collection: 1, ID: "a"}
+	want := body(t, `{"text":"what was written"}`)
+	r.mustApply(
+		mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}}),
+		mustEntry(t, 2, Command{Write: &Write{Partition: 1, Epoch: 1, Collection: 1, Item: wire.WriteItem{Op: wire.OpPut, ID: "a", RequestID: request(1, 1), Body: want}}}),
+	)
+	spoil := func(d wire.Document, err error) {
+		t.Helper()
+		if err != nil || string(d.Body) != string(want) {
+			t.Fatalf("%q, %v", d.Body, err)
+		}
+		clear(d.Body)
+	}
+	for range 2 { // from a memory table, then from a table
+		for range 2 {
+			spoil(r.Get(k, At{}, false))
+			spoil(r.Get(k, At{Version: 1}, false))
+			spoil(r.Get(k, At{Time: r.Clock()}, false))
+			docs, _, err := r.History(k, 0, 0, false)
+			spoil(docs[0], err)
+			docs, _, _, err = r.Scan(ScanSpec{Collection: 1})
+			spoil(docs[0], err)
+		}
+		if _, err := r.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -9,7 +9,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
@@ -428,6 +432,121 @@ func FuzzImporter(f *testing.F) {
 			t.Fatalf("at once: %+v, %v; in pieces: %+v, %v", whole, err, pieces, err2)
 		}
 	})
+}
+
+// TestInstallIsDurable holds back the record of what tables there are: Install
+// must not return before it is written.
+func TestInstallIsDurable(t *testing.T) {
+	source := testEngine(t, false)
+	fill(t, source, 3, 40, 2, 300, 1)
+	var installing atomic.Bool
+	returned := make(chan struct{})
+	early := make(chan struct{}, 1)
+	mem := pvfs.NewCrashableMem()
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if installing.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.Contains(op.Path, "MANIFEST") {
+			select {
+			case <-returned:
+				select {
+				case early <- struct{}{}:
+				default:
+				}
+			case <-time.After(20 * time.Millisecond): // as long as a hasty Install gets to return
+			}
+		}
+		return nil
+	}))
+	e, err := OpenEngine("state", EngineOptions{FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := take(e, 3, stream(t, source, 3, 77), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, e, 3, 40, 1, 300, 2) // in the memory table, where it overlaps
+	installing.Store(true)
+	if err := e.Install(im); err != nil {
+		t.Fatal(err)
+	}
+	installing.Store(false)
+	close(returned)
+	after := mem.CrashClone(pvfs.CrashCloneCfg{})
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-early:
+		t.Error("Install returned before it was durable")
+	default:
+	}
+	e, err = OpenEngine("state", EngineOptions{FS: after})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := dump(t, e, 3), dump(t, source, 3); got != want {
+		t.Errorf("after a power loss: %s, want %s", got, want)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOpenCrashes loses power before every operation of creating the engine,
+// and of opening it again: it can be opened after that, and has what it had.
+func TestOpenCrashes(t *testing.T) {
+	mem := pvfs.NewCrashableMem()
+	rng := rand.New(rand.NewPCG(1, 2))
+	var clones []*pvfs.MemFS
+	var filled []bool
+	written := false
+	var mu sync.Mutex // the engine has goroutines
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			for range 6 {
+				clones = append(clones, mem.CrashClone(pvfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))
+				filled = append(filled, written)
+			}
+		}
+		return nil
+	}))
+	var want string
+	for range 3 {
+		e, err := OpenEngine("state", EngineOptions{FS: fs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !written {
+			fill(t, e, 3, 20, 1, 100, 1)
+			if err := e.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			want = dump(t, e, 3)
+			mu.Lock()
+			written = true
+			mu.Unlock()
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, fs := range clones {
+		e, err := OpenEngine("state", EngineOptions{FS: fs})
+		if err != nil {
+			t.Fatalf("%d of %d: %v", n, len(clones), err)
+		}
+		if got := dump(t, e, 3); filled[n] && got != want {
+			t.Fatalf("%d of %d: %s, want %s", n, len(clones), got, want)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(clones) < 100 {
+		t.Errorf("only %d power losses", len(clones))
+	}
 }
 
 // TestSharedFlush: everyone who asks finds his writes durable.
