@@ -1,6 +1,7 @@
 package shardgroup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,20 +133,30 @@ func (h *Host) Recover() error {
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		b, err := h.logs.get(groupKey(keyGroup, id))
-		if err != nil {
-			return err
-		}
-		spec, err := decodeGroup(id, b)
-		if err != nil {
-			return err
-		}
-		if _, err := h.StartGroup(spec); err != nil {
-			return err
-		}
+	errs := make([]error, len(ids))
+	var all sync.WaitGroup
+	for i, id := range ids {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			errs[i] = h.recoverGroup(id)
+		}()
 	}
-	return nil
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func (h *Host) recoverGroup(id placement.GroupID) error {
+	b, err := h.logs.get(groupKey(keyGroup, id))
+	if err != nil {
+		return err
+	}
+	spec, err := decodeGroup(id, b)
+	if err != nil {
+		return err
+	}
+	_, err = h.StartGroup(spec)
+	return err
 }
 
 // StartGroup starts this node's replica of a group. The group is remembered
@@ -199,7 +210,12 @@ func (h *Host) StartGroup(spec GroupSpec) (*Group, error) {
 
 // start remembers the group and opens it.
 func (h *Host) start(spec GroupSpec) (*Group, error) {
-	if err := h.logs.db.Set(groupKey(keyGroup, spec.ID), encodeGroup(spec), pebble.Sync); err != nil {
+	key, record := groupKey(keyGroup, spec.ID), encodeGroup(spec)
+	known, err := h.logs.get(key)
+	if err == nil && !bytes.Equal(known, record) {
+		err = h.logs.db.Set(key, record, pebble.Sync)
+	}
+	if err != nil {
 		err = fmt.Errorf("shardgroup: remember %s: %w", spec.ID, err)
 		h.fatal(err)
 		return nil, err

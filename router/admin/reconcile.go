@@ -43,6 +43,10 @@ type ReconcilerOptions struct {
 	// node. Each stops its group's writes for about an election's message
 	// rounds; too short lets many groups stop at once. Zero means 250ms.
 	TransferPause time.Duration
+	// Settle is how long after the start no leadership is transferred: after a
+	// restart of the cluster every transfer would interrupt a group that has
+	// just found a leader. Zero means 5s; negative: none.
+	Settle time.Duration
 	// TransferRetry is how long a group is left alone after a failed transfer.
 	// Zero means 10s.
 	TransferRetry time.Duration
@@ -60,6 +64,9 @@ func (o ReconcilerOptions) withDefaults() ReconcilerOptions {
 	}
 	if o.TransferPause <= 0 {
 		o.TransferPause = 250 * time.Millisecond
+	}
+	if o.Settle == 0 {
+		o.Settle = 5 * time.Second
 	}
 	if o.TransferRetry <= 0 {
 		o.TransferRetry = 10 * time.Second
@@ -91,6 +98,7 @@ func StartReconciler(o ReconcilerOptions) *Reconciler {
 		opts: o.withDefaults(), kick: make(chan struct{}, 1), stop: stop,
 		running: make(map[string]struct{}), resting: make(map[placement.GroupID]time.Time),
 	}
+	r.quiet = time.Now().Add(r.opts.Settle)
 	r.bg.Add(1)
 	go r.loop(ctx)
 	return r

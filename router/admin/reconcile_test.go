@@ -143,7 +143,8 @@ func TestReconciler(t *testing.T) {
 	s := &site{replicas: map[placement.GroupID]placement.Replica{}, lead: true, failOwn: 2, changed: make(chan struct{}, 1), peerErr: errors.New("down")}
 	self := placement.Node{ID: "a", ClientAddr: "new:1", Incarnation: "1"}
 	r := StartReconciler(ReconcilerOptions{
-		Self: self, Placement: service, Local: s,
+		Settle: -1,
+		Self:   self, Placement: service, Local: s,
 		Interval: 10 * time.Millisecond, TransferPause: time.Millisecond, TransferRetry: 50 * time.Millisecond,
 	})
 	propose := func(c placement.Command) *placement.Result {

@@ -130,6 +130,9 @@ func Start(_ context.Context, cfg Config, log hclog.Logger) (_ *Node, err error)
 	if err := n.wire(log); err != nil {
 		return nil, err
 	}
+	// The peers first: a group that starts while nobody hears its voters loses
+	// its first election.
+	n.peers.Start()
 	if id := n.identity.Load(); id != nil {
 		if err := n.host.Recover(); err != nil {
 			return nil, err
@@ -212,7 +215,6 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 }
 
 func (n *Node) serve() {
-	n.peers.Start()
 	n.bg.Go(func() {
 		if err := n.clients.Serve(n.listeners.client); err != nil && !errors.Is(err, wire.ErrServerClosed) {
 			n.die(fmt.Errorf("client port failed: %w", err))
