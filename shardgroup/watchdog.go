@@ -65,22 +65,38 @@ func (w *watchdog) outOfSpace() bool {
 	return err == nil && free < w.h.cfg.DiskReserve
 }
 
-// watch looks for something that waits for the disk too long.
+// watch looks for something that waits for the disk too long. It counts the
+// time that it saw pass itself, a little per look: a process that was paused,
+// or starved of the processor, wakes to operations that look old and are not
+// the disk's fault.
 func (w *watchdog) watch() {
 	limit := w.h.cfg.StallLimit
-	tick := time.NewTicker(max(limit/10, time.Millisecond))
+	every := max(limit/10, time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var (
+		last   = time.Now()
+		seen   int64         // since when the oldest operation waits
+		waited time.Duration // how much of that this loop has seen
+	)
 	for {
 		select {
 		case <-w.h.stop:
 			return
-		case now := <-tick.C:
-			if what, since := w.oldest(); since != 0 {
-				if d := now.Sub(time.Unix(0, since)); d > limit {
-					w.h.fatal(fmt.Errorf("shardgroup: the disk of %s stalls: %s has waited %v, the limit is %v (check the disk)", w.h.cfg.Dir, what, d.Round(time.Millisecond), limit))
-					return
-				}
-			}
+		case <-tick.C:
+		}
+		now := time.Now()
+		passed := min(now.Sub(last), 2*every)
+		last = now
+		what, since := w.oldest()
+		if since == 0 || since != seen {
+			seen, waited = since, 0
+			continue
+		}
+		if waited += passed; waited > limit {
+			w.h.fatal(fmt.Errorf("shardgroup: the disk of %s stalls: %s has waited %v, the limit is %v (check the disk)",
+				w.h.cfg.Dir, what, now.Sub(time.Unix(0, since)).Round(time.Millisecond), limit))
+			return
 		}
 	}
 }
