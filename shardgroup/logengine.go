@@ -52,7 +52,7 @@ func openLogEngine(fs vfs.FS, dir string, memTable uint64, log hclog.Logger, fat
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		FS:                          fs,
+		FS:                          files.Ordered(fs),
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      engineLogger{log: log, fatal: fatal},
 		Cache:                       cache,
