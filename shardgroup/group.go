@@ -46,7 +46,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	g.onLost = g.loseLeadership
 	g.onStop = func() { g.batcher.stop(); g.keeper.end() }
 
-	g.logs, err = openLogStore(h.logs, spec.ID, h.fatal, g.stopRaftGoroutine)
+	g.logs, err = openLogStore(h.logs, spec.ID, h.clock, h.fatal, g.stopRaftGoroutine)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	if err := g.checkLog(); err != nil {
 		return nil, err
 	}
-	g.stable = newGroupStable(h.stable, spec.ID, h.fatal, g.stopRaftGoroutine)
+	g.stable = newGroupStable(h.stable, spec.ID, h.clock, h.fatal, g.stopRaftGoroutine)
 	if err := bootstrap(g.logs, g.stable, g.snaps, spec.configuration()); err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type Host struct {
 	state   *mvcc.Engine
 	stable  StableStore
 	confirm *confirmer
+	clock   *stopwatch
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -62,6 +63,7 @@ func OpenHost(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg:      cfg,
 		log:      cfg.Logger.Named("shardgroup"),
+		clock:    newStopwatch(),
 		stop:     make(chan struct{}),
 		wakeSnap: make(chan struct{}, 1),
 		groups:   make(map[placement.GroupID]*Group),
@@ -77,7 +79,7 @@ func OpenHost(cfg Config) (*Host, error) {
 	h.measureSpace()
 	w := newWatchdog(h)
 	h.spawn(w.watch)
-	h.spawn(w.probe)
+	h.spawn(w.probeDisk)
 	h.spawn(h.watchSpace)
 	h.spawn(h.takeSnapshots)
 	return h, nil

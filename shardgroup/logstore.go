@@ -41,9 +41,7 @@ type logStore struct {
 	group  placement.GroupID
 	fatal  func(error)
 	stop   func() // ends raft's goroutine, which would panic on what follows
-	// busySince is when the commit that runs now began, unix nanoseconds; 0 if
-	// none does. The watchdog reads it.
-	busySince atomic.Int64
+	busy   busy   // the commit that runs now; the watchdog reads it
 
 	// bytes counts what was stored since the last snapshot, for its trigger.
 	bytes atomic.Int64
@@ -60,8 +58,8 @@ type logStore struct {
 
 var errLogClosed = errors.New("shardgroup: log is closed")
 
-func openLogStore(e *logEngine, g placement.GroupID, fatal func(error), stop func()) (*logStore, error) {
-	s := &logStore{engine: e, group: g, fatal: fatal, stop: stop}
+func openLogStore(e *logEngine, g placement.GroupID, clock *stopwatch, fatal func(error), stop func()) (*logStore, error) {
+	s := &logStore{engine: e, group: g, fatal: fatal, stop: stop, busy: busy{clock: clock}}
 	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(g, 0), UpperBound: groupKey(keyEntry, g+1)})
 	if err != nil {
 		return nil, fmt.Errorf("shardgroup: open log of %s: %w", g, err)
@@ -168,9 +166,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			return err
 		}
 	}
-	s.busySince.Store(time.Now().UnixNano())
+	s.busy.begin()
 	err := b.Commit(pebble.Sync)
-	s.busySince.Store(0)
+	s.busy.end()
 	if err != nil {
 		err = fmt.Errorf("shardgroup: append to the log of %s: %w", s.group, err)
 		s.fatal(err)

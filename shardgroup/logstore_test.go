@@ -28,7 +28,7 @@ func openTestLog(t testing.TB, fs vfs.FS, memTable uint64) *logEngine {
 
 func testStore(t testing.TB, e *logEngine, g placement.GroupID) *logStore {
 	t.Helper()
-	s, err := openLogStore(e, g, func(err error) { t.Errorf("fatal: %v", err) }, func() {})
+	s, err := openLogStore(e, g, newStopwatch(), func(err error) { t.Errorf("fatal: %v", err) }, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestLogStoreRefusesHoles(t *testing.T) {
 	fatals := 0
 	e := openTestLog(t, vfs.NewMem(), logMemTable)
 	defer e.close()
-	s, err := openLogStore(e, 1, func(error) { fatals++ }, func() {})
+	s, err := openLogStore(e, 1, newStopwatch(), func(error) { fatals++ }, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

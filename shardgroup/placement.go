@@ -134,7 +134,7 @@ func openPlacement(h *Host, spec GroupSpec, machine PlacementMachine) (*Placemen
 	}
 	fail := func(err error) (*Placement, error) { return nil, errors.Join(err, store.Close()) }
 	logs := &watchedLogs{LogStore: store, fatal: h.fatal, stop: p.stopRaftGoroutine}
-	p.stable = newGroupStable(store, spec.ID, h.fatal, p.stopRaftGoroutine)
+	p.stable = newGroupStable(store, spec.ID, h.clock, h.fatal, p.stopRaftGoroutine)
 	if err := bootstrap(logs, p.stable, store, spec.configuration()); err != nil {
 		return fail(err)
 	}

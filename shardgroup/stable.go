@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -54,15 +53,15 @@ var errNotFound = errors.New("not found")
 // vote. Neither may happen on a broken disk: fatal cuts the node off first,
 // and stop ends the goroutine that asked.
 type groupStable struct {
-	store     raft.StableStore
-	prefix    string
-	fatal     func(error)
-	stop      func()
-	busySince atomic.Int64 // as logStore's
+	store  raft.StableStore
+	prefix string
+	fatal  func(error)
+	stop   func()
+	busy   busy // the write that runs now
 }
 
-func newGroupStable(s raft.StableStore, g placement.GroupID, fatal func(error), stop func()) *groupStable {
-	return &groupStable{store: s, prefix: fmt.Sprintf("%08x/", uint32(g)), fatal: fatal, stop: stop}
+func newGroupStable(s raft.StableStore, g placement.GroupID, clock *stopwatch, fatal func(error), stop func()) *groupStable {
+	return &groupStable{store: s, prefix: fmt.Sprintf("%08x/", uint32(g)), fatal: fatal, stop: stop, busy: busy{clock: clock}}
 }
 
 func (s *groupStable) key(k []byte) []byte {
@@ -78,9 +77,9 @@ func (s *groupStable) failed(doing string, k []byte, err error) error {
 
 // Set stores a value and returns when it is on disk.
 func (s *groupStable) Set(k, v []byte) error {
-	s.busySince.Store(time.Now().UnixNano())
+	s.busy.begin()
 	err := s.store.Set(s.key(k), v)
-	s.busySince.Store(0)
+	s.busy.end()
 	if err != nil {
 		return s.failed("write", k, err)
 	}
@@ -101,9 +100,9 @@ func (s *groupStable) Get(k []byte) ([]byte, error) {
 
 // SetUint64 stores a number and returns when it is on disk.
 func (s *groupStable) SetUint64(k []byte, v uint64) error {
-	s.busySince.Store(time.Now().UnixNano())
+	s.busy.begin()
 	err := s.store.SetUint64(s.key(k), v)
-	s.busySince.Store(0)
+	s.busy.end()
 	if err != nil {
 		return s.failed("write", k, err)
 	}

@@ -12,18 +12,35 @@ import (
 // on while a leader waits for an fsync, so without it a leader that can make no
 // progress would stay leader.
 type watchdog struct {
-	h          *Host
-	probeSince atomic.Int64 // when the probe that runs now began; 0: none does
+	h     *Host
+	probe busy // the probe that runs now
 }
 
-func newWatchdog(h *Host) *watchdog { return &watchdog{h: h} }
+func newWatchdog(h *Host) *watchdog { return &watchdog{h: h, probe: busy{clock: h.clock}} }
+
+// stopwatch tells time that a change of the wall clock does not move.
+type stopwatch struct{ begun time.Time }
+
+func newStopwatch() *stopwatch { return &stopwatch{begun: time.Now()} }
+
+// now is never 0.
+func (s *stopwatch) now() int64 { return int64(time.Since(s.begun)) + 1 }
+
+// busy is since when something waits for the disk.
+type busy struct {
+	clock *stopwatch
+	since atomic.Int64 // of clock; 0: it does not
+}
+
+func (b *busy) begin() { b.since.Store(b.clock.now()) }
+func (b *busy) end()   { b.since.Store(0) }
 
 // probeBytes is what a probe writes: one page.
 const probeBytes = 4096
 
 // probe writes and syncs a small file again and again. It waits on the disk
 // as long as the disk takes; watch looks at the clock meanwhile.
-func (w *watchdog) probe() {
+func (w *watchdog) probeDisk() {
 	path := w.h.cfg.path("probe")
 	tick := time.NewTicker(w.h.cfg.ProbeInterval)
 	defer tick.Stop()
@@ -35,7 +52,7 @@ func (w *watchdog) probe() {
 	}()
 	page := make([]byte, probeBytes)
 	for {
-		w.probeSince.Store(time.Now().UnixNano())
+		w.probe.begin()
 		var err error
 		if f == nil {
 			f, err = w.h.cfg.FS.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
@@ -46,7 +63,7 @@ func (w *watchdog) probe() {
 				err = f.Sync()
 			}
 		}
-		w.probeSince.Store(0)
+		w.probe.end()
 		if err != nil && !w.outOfSpace() {
 			w.h.fatal(fmt.Errorf("shardgroup: disk probe %s: %w", path, err))
 			return
@@ -65,53 +82,50 @@ func (w *watchdog) outOfSpace() bool {
 	return err == nil && free < w.h.cfg.DiskReserve
 }
 
-// watch looks for something that waits for the disk too long. It counts the
-// time that it saw pass itself, a little per look: a process that was paused,
-// or starved of the processor, wakes to operations that look old and are not
-// the disk's fault.
+// watch looks for something that waits for the disk too long. A process that
+// was paused finds everything old when it goes on: what it missed does not
+// count.
 func (w *watchdog) watch() {
 	limit := w.h.cfg.StallLimit
 	every := max(limit/10, time.Millisecond)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var (
-		last   = time.Now()
-		seen   int64         // since when the oldest operation waits
-		waited time.Duration // how much of that this loop has seen
-	)
+	seen, resumed := w.h.clock.now(), int64(0)
 	for {
 		select {
 		case <-w.h.stop:
 			return
 		case <-tick.C:
 		}
-		now := time.Now()
-		passed := min(now.Sub(last), 2*every)
-		last = now
-		what, since := w.oldest()
-		if since == 0 || since != seen {
-			seen, waited = since, 0
-			continue
+		now := w.h.clock.now()
+		if time.Duration(now-seen) > limit/2 {
+			resumed = now
 		}
-		if waited += passed; waited > limit {
-			w.h.fatal(fmt.Errorf("shardgroup: the disk of %s stalls: %s has waited %v, the limit is %v (check the disk)",
-				w.h.cfg.Dir, what, now.Sub(time.Unix(0, since)).Round(time.Millisecond), limit))
-			return
+		seen = now
+		if what, since := w.oldest(); since != 0 {
+			if d := time.Duration(now - max(since, resumed)); d > limit {
+				w.h.fatal(fmt.Errorf("shardgroup: the disk of %s stalls: %s has waited %v, the limit is %v (check the disk)", w.h.cfg.Dir, what, d.Round(time.Millisecond), limit))
+				return
+			}
 		}
 	}
 }
 
 // oldest is what has waited for the disk longest, and since when.
 func (w *watchdog) oldest() (what string, since int64) {
-	look := func(name string, t int64) {
+	look := func(name string, b *busy) {
+		t := b.since.Load()
 		if t != 0 && (since == 0 || t < since) {
 			what, since = name, t
 		}
 	}
-	look("the disk probe", w.probeSince.Load())
+	look("the disk probe", &w.probe)
 	for _, g := range w.h.Groups() {
-		look("the log of "+g.id.String(), g.logs.busySince.Load())
-		look("the vote of "+g.id.String(), g.stable.busySince.Load())
+		look("the log of "+g.id.String(), &g.logs.busy)
+		look("the vote of "+g.id.String(), &g.stable.busy)
+	}
+	if p := w.h.Placement(); p != nil {
+		look("the vote of placement", &p.stable.busy)
 	}
 	return what, since
 }
