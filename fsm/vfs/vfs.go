@@ -90,12 +90,31 @@ func SyncDir(fs FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// MakeDir creates a directory with its parents and makes its name durable.
+// MakeDir creates a directory with its parents and makes the names of all of
+// them durable.
 func MakeDir(fs FS, dir string) error {
+	parents := []string{fs.PathDir(dir)}
+	for {
+		last := parents[len(parents)-1]
+		up := fs.PathDir(last)
+		known, err := Exists(fs, last)
+		if err != nil {
+			return err
+		}
+		if known || up == last {
+			break
+		}
+		parents = append(parents, up)
+	}
 	if err := fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return SyncDir(fs, fs.PathDir(dir))
+	for _, parent := range parents {
+		if err := SyncDir(fs, parent); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Exists says whether there is a file or directory of that name.

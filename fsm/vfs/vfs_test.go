@@ -81,3 +81,14 @@ func TestSpaceOf(t *testing.T) {
 		t.Error("space of a missing directory")
 	}
 }
+
+// A power loss after MakeDir loses no level of a new path.
+func TestMakeDirIsDurable(t *testing.T) {
+	mem := pvfs.NewCrashableMem()
+	if err := MakeDir(mem, "a/b/c"); err != nil {
+		t.Fatal(err)
+	}
+	if !there(t, lost(mem), "a/b/c") {
+		t.Error("a power loss took a new directory")
+	}
+}

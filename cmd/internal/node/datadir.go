@@ -54,7 +54,7 @@ type dataDir struct {
 // openDataDir locks path and checks that it is this node's, or makes it so if
 // it is empty. Every refusal is one line that says what to do.
 func openDataDir(fs vfs.FS, path, node string) (_ *dataDir, err error) {
-	if err := fs.MkdirAll(path, 0o755); err != nil {
+	if err := vfs.MakeDir(fs, path); err != nil {
 		return nil, fmt.Errorf("data directory %s cannot be made: %w (check the path and its permissions)", path, cause(err))
 	}
 	lock, err := fs.Lock(filepath.Join(path, fileLock))
