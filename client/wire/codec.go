@@ -3,7 +3,6 @@ package wire
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"unsafe"
 
 	"github.com/tinylib/msgp/msgp"
@@ -51,6 +50,37 @@ func Decode(body []byte, m Message) error {
 func nameOf(m Message) string {
 	name := fmt.Sprintf("%T", m)
 	return name[len("*wire."):]
+}
+
+// sizeHint is about how many bytes a message is encoded to: a little more than
+// its documents have, so that room is made for them in one step.
+func sizeHint(m Message) int {
+	const head = 64 // of a document and its neighbours
+	size := head
+	documents := func(docs []Document) {
+		for i := range docs {
+			size += head + len(docs[i].ID) + len(docs[i].Body)
+		}
+	}
+	switch m := m.(type) {
+	case *WriteRequest:
+		for i := range m.Items {
+			size += head + len(m.Items[i].ID) + len(m.Items[i].Body)
+		}
+	case *WriteReply:
+		for i := range m.Results {
+			size += head + len(m.Results[i].Doc)
+		}
+	case *GetReply:
+		for i := range m.Results {
+			size += head + len(m.Results[i].Doc.ID) + len(m.Results[i].Doc.Body)
+		}
+	case *ScanPage:
+		documents(m.Docs)
+	case *HistoryReply:
+		documents(m.Versions)
+	}
+	return size
 }
 
 // reader takes the fields of nested arrays out of a validated body. The first
@@ -256,20 +286,4 @@ func appendValue(dst, value []byte) []byte {
 		return msgp.AppendNil(dst)
 	}
 	return append(dst, value...)
-}
-
-// scratch holds buffers for bodies that are copied on into a frame.
-var scratch = sync.Pool{New: func() any { return new([]byte) }}
-
-// maxScratch keeps a rare large body from staying in the pool.
-const maxScratch = 256 << 10
-
-func getScratch() *[]byte { return scratch.Get().(*[]byte) }
-
-func putScratch(b *[]byte) {
-	if cap(*b) > maxScratch {
-		return
-	}
-	*b = (*b)[:0]
-	scratch.Put(b)
 }

@@ -221,10 +221,7 @@ func (c *Conn) Close() error {
 // Do is Call with messages: it encodes request (nil: an empty body) and
 // decodes the answer into reply (nil: the answer is not looked at).
 func (c *Conn) Do(ctx context.Context, kind Kind, request, reply Message) error {
-	buf := getScratch()
-	*buf = Append(*buf, request)
-	body, err := c.Call(ctx, kind, *buf)
-	putScratch(buf)
+	body, err := c.call(ctx, outgoing{Frame: Frame{Kind: kind}, message: request})
 	if err != nil || reply == nil {
 		return err
 	}
@@ -236,12 +233,16 @@ func (c *Conn) Do(ctx context.Context, kind Kind, request, reply Message) error 
 // error is an *Error if the server refused, or a *ConnError if there is no
 // answer. The end of ctx cancels the request on the server too.
 func (c *Conn) Call(ctx context.Context, kind Kind, body []byte) ([]byte, error) {
+	return c.call(ctx, outgoing{Frame: Frame{Kind: kind, Body: body}})
+}
+
+func (c *Conn) call(ctx context.Context, f outgoing) ([]byte, error) {
 	w, _ := c.calls.Get().(*call)
 	if w == nil {
 		w = &call{ready: make(chan struct{}, 1)}
 	}
 	defer c.release(w)
-	id, begin, err := c.start(ctx, w, kind, body)
+	id, begin, err := c.start(ctx, w, &f)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +252,7 @@ func (c *Conn) Call(ctx context.Context, kind Kind, body []byte) ([]byte, error)
 		select {
 		case <-w.ready:
 		case <-ended:
-			if c.abandon(id, kind) {
+			if c.abandon(id) {
 				return nil, &ConnError{Sent: true, Err: ctx.Err()}
 			}
 			<-w.ready // the answer was on its way to us
@@ -274,7 +275,7 @@ func (c *Conn) release(w *call) {
 // for a slow reader without disturbing other calls, up to MaxStream.
 func (c *Conn) Stream(ctx context.Context, kind Kind, body []byte, each func(part []byte) error) error {
 	w := &call{ready: make(chan struct{}, 1), stream: true}
-	id, begin, err := c.start(ctx, w, kind, body)
+	id, begin, err := c.start(ctx, w, &outgoing{Frame: Frame{Kind: kind, Body: body}})
 	if err != nil {
 		return err
 	}
@@ -282,7 +283,7 @@ func (c *Conn) Stream(ctx context.Context, kind Kind, body []byte, each func(par
 		select {
 		case <-w.ready:
 		case <-ctx.Done():
-			c.abandon(id, kind)
+			c.abandon(id)
 			return &ConnError{Sent: true, Err: ctx.Err()}
 		}
 		c.mu.Lock()
@@ -291,11 +292,11 @@ func (c *Conn) Stream(ctx context.Context, kind Kind, body []byte, each func(par
 		c.mu.Unlock()
 		for _, part := range parts {
 			if err := ctx.Err(); err != nil {
-				c.abandon(id, kind)
+				c.abandon(id)
 				return &ConnError{Sent: true, Err: err}
 			}
 			if err := each(part); err != nil {
-				c.abandon(id, kind)
+				c.abandon(id)
 				return err
 			}
 		}
@@ -310,24 +311,30 @@ func (c *Conn) Stream(ctx context.Context, kind Kind, body []byte, each func(par
 
 // start takes a slot and sends the request. Begin is where its frame begins
 // in what was sent.
-func (c *Conn) start(ctx context.Context, w *call, kind Kind, body []byte) (id, begin uint64, err error) {
-	if size, limit := int64(len(body)+FrameOverhead), c.sendLimit.Load(); size > limit {
-		return 0, 0, Refuse(CodeFrameTooLarge, "request: %d bytes, the server accepts %d (send less in one request)", size, limit)
+func (c *Conn) start(ctx context.Context, w *call, f *outgoing) (id, begin uint64, err error) {
+	f.most = int(c.sendLimit.Load())
+	if size := len(f.Body) + FrameOverhead; size > f.most {
+		return 0, 0, tooLarge(size, f.most)
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, 0, &ConnError{Err: err}
 	}
-	timeout, err := timeoutOf(ctx)
-	if err != nil {
+	if f.Timeout, err = timeoutOf(ctx); err != nil {
 		return 0, 0, err
 	}
 	id, alone, err := c.acquire(ctx, w)
 	if err != nil {
 		return 0, 0, &ConnError{Err: err}
 	}
-	f := Frame{Kind: kind, Timeout: timeout, Request: id, Body: body}
+	f.Request = id
 	for {
-		begin, room, err := c.out.offer(&f, alone)
+		begin, room, err := c.out.offer(f, alone)
+		if err == errTooLarge {
+			if !c.drop(id) {
+				<-w.ready
+			}
+			return 0, 0, tooLarge(f.size, f.most)
+		}
 		if err != nil {
 			// The connection is failing, and every call with a slot is told so;
 			// this one must take the signal out of its channel.
@@ -347,6 +354,10 @@ func (c *Conn) start(ctx context.Context, w *call, kind Kind, body []byte) (id, 
 			return 0, 0, &ConnError{Err: ctx.Err()}
 		}
 	}
+}
+
+func tooLarge(size, limit int) error {
+	return Refuse(CodeFrameTooLarge, "request: %d bytes, the server accepts %d (send less in one request)", size, limit)
 }
 
 // drop frees the slot of a request that was not sent. It is false if the
@@ -458,7 +469,7 @@ func (c *Conn) freeLocked(index uint16) {
 
 // abandon takes the caller off a request and tells the server. It is false if
 // the answer has already been given to the caller.
-func (c *Conn) abandon(id uint64, kind Kind) bool {
+func (c *Conn) abandon(id uint64) bool {
 	c.mu.Lock()
 	s := &c.slots[id&pingSlot]
 	if s.id != id || s.call == nil {

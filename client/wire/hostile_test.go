@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -232,6 +234,69 @@ func TestAnnouncedFramesHoldNoMemory(t *testing.T) {
 	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > 100*2*firstPiece {
 		t.Errorf("%d MiB are held for 100 peers that have sent 1000 bytes", held>>20)
 	}
+}
+
+// Many peers that ask for much and read nothing: what waits for them is
+// bounded, and someone who behaves is served.
+func TestPeersThatHoardAnswers(t *testing.T) {
+	noLeaks(t)
+	const most, conns, requests, size = 16 << 20, 12, 400, 1 << 20
+	var building, built atomic.Int64
+	large := bytes.Repeat([]byte{7}, size)
+	s, addr := listen(t, ServerOptions{MaxAnswerBytes: most, Handler: HandlerFunc(func(_ context.Context, req *Request, resp *Responder) {
+		if req.Kind == KindScan {
+			_ = resp.Reply(nil)
+			return
+		}
+		building.Add(1)
+		defer building.Add(-1)
+		built.Add(1)
+		_ = resp.Reply(large)
+	})})
+	var asks []byte
+	for i := range requests {
+		asks = AppendFrame(asks, &Frame{Kind: KindGet, Request: uint64(i + 2)})
+	}
+	for range conns {
+		nc := raw(t, addr)
+		if _, err := nc.Write(asks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := dial(t, addr, ConnOptions{})
+	highest, most0 := int64(0), int64(0)
+	for range 200 {
+		if _, err := c.Call(context.Background(), KindScan, nil); err != nil {
+			t.Fatal(err)
+		}
+		highest, most0 = max(highest, s.Stats().AnswerBytes), max(most0, building.Load())
+	}
+	wait(t, "some to be asked for", func() bool { return built.Load() > conns })
+	// Above the bound each may have what is being written and queued, and a few that wait.
+	if bound := int64(most + conns*4*size); highest > bound {
+		t.Errorf("%d MiB of answers wait, %d MiB is the bound", highest>>20, bound>>20)
+	}
+	if most0 > conns*16 {
+		t.Errorf("%d answers were in the making at once", most0)
+	}
+}
+
+// A client that reads gets everything it asked for, however much at once.
+func TestLargeAnswersToWhoReads(t *testing.T) {
+	noLeaks(t)
+	large := bytes.Repeat([]byte{7}, 1<<20)
+	_, c := serve(t, ServerOptions{Handler: HandlerFunc(func(_ context.Context, _ *Request, resp *Responder) { _ = resp.Reply(large) })})
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if body, err := c.Call(context.Background(), KindGet, nil); err != nil || len(body) != len(large) {
+				t.Errorf("%d bytes, %v", len(body), err)
+			}
+		}()
+	}
+	wg.Wait()
 }
 
 // A server at the other end of a pipe gets anything; whatever it is, the

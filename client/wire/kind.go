@@ -54,6 +54,16 @@ const (
 // Peer says that only nodes send requests of this kind.
 func (k Kind) Peer() bool { return k >= firstPeerKind && k <= lastKind }
 
+// mutates says that a request of this kind may have changed something when its
+// answer is lost.
+func (k Kind) mutates() bool {
+	switch k {
+	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus:
+		return false
+	}
+	return true
+}
+
 var kindNames = map[Kind]string{
 	KindHello:            "hello",
 	KindPing:             "ping",

@@ -1,8 +1,11 @@
 package wire
 
 import (
+	"encoding/binary"
+	"errors"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +29,7 @@ type outbox struct {
 	failed func(error)
 	// limit is how many bytes may be queued before senders wait.
 	limit int
+	all   *pressure // of all connections of a server; nil: of a client
 
 	mu     sync.Mutex
 	queued []byte // frames not yet taken for writing
@@ -46,6 +50,32 @@ type outbox struct {
 	backlog atomic.Int64  // bytes appended and not yet written
 }
 
+// pressure is what waits to be sent on all connections together. Past its
+// bound no connection may queue more than pressedLimit.
+type pressure struct {
+	bytes atomic.Int64
+	max   int64
+}
+
+func (p *pressure) high() bool { return p != nil && p.bytes.Load() > p.max }
+
+const pressedLimit = 64 << 10
+
+func (o *outbox) limitNow() int {
+	if o.all.high() {
+		return min(o.limit, pressedLimit)
+	}
+	return o.limit
+}
+
+// count adds to what waits to be sent, or takes off.
+func (o *outbox) count(bytes int) {
+	o.backlog.Add(int64(bytes))
+	if o.all != nil {
+		o.all.bytes.Add(int64(bytes))
+	}
+}
+
 // keepBuffer is how large a write buffer is kept after use.
 const keepBuffer = 256 << 10
 
@@ -60,21 +90,51 @@ func newOutbox(nc net.Conn, limit int, failed func(error)) *outbox {
 	}
 }
 
+// outgoing is a frame to send. Its body is Body, or message, which is encoded
+// straight into the queue: a document is copied once on its way to the socket.
+type outgoing struct {
+	Frame
+	message Message
+	most    int // largest frame that may be sent; 0: whatever
+	size    int // of the frame, once it was queued or found too large
+}
+
+var errTooLarge = errors.New("frame too large")
+
+func (f *outgoing) appendTo(dst []byte) []byte {
+	if f.message == nil {
+		return AppendFrame(slices.Grow(dst, FrameOverhead+len(f.Body)), &f.Frame)
+	}
+	before := len(dst)
+	dst = AppendFrame(slices.Grow(dst, FrameOverhead+sizeHint(f.message)), &f.Frame)
+	dst = f.message.AppendTo(dst)
+	binary.BigEndian.PutUint32(dst[before:], uint32(len(dst)-before-lengthBytes))
+	return dst
+}
+
+// hint is about how many bytes a frame's body has.
+func (f *outgoing) hint() int {
+	if f.message == nil {
+		return len(f.Body)
+	}
+	return sizeHint(f.message)
+}
+
 // send queues a frame, however much is queued already, and gives its start as
 // a position in the stream. Alone says that the sender expects no other frame
 // soon. An error says that the frame was not queued.
 func (o *outbox) send(f *Frame, alone bool) (start uint64, err error) {
-	start, _, err = o.put(f, alone, 0)
+	start, _, err = o.put(&outgoing{Frame: *f}, alone, 0)
 	return start, err
 }
 
 // offer is send for what may wait: if more than the limit is queued it gives
 // a channel to wait on before it is called again, and has queued nothing.
-func (o *outbox) offer(f *Frame, alone bool) (start uint64, room <-chan struct{}, err error) {
-	return o.put(f, alone, o.limit)
+func (o *outbox) offer(f *outgoing, alone bool) (start uint64, room <-chan struct{}, err error) {
+	return o.put(f, alone, o.limitNow())
 }
 
-func (o *outbox) put(f *Frame, alone bool, limit int) (start uint64, room <-chan struct{}, err error) {
+func (o *outbox) put(f *outgoing, alone bool, limit int) (start uint64, room <-chan struct{}, err error) {
 	o.mu.Lock()
 	if o.err != nil {
 		err = o.err
@@ -87,11 +147,16 @@ func (o *outbox) put(f *Frame, alone bool, limit int) (start uint64, room <-chan
 		return 0, room, nil
 	}
 	before := len(o.queued)
-	o.queued = AppendFrame(o.queued, f)
-	size := len(o.queued) - before
+	o.queued = f.appendTo(o.queued)
+	f.size = len(o.queued) - before
+	if f.most > 0 && f.size > f.most {
+		o.queued = o.queued[:before]
+		o.mu.Unlock()
+		return 0, nil, errTooLarge
+	}
 	start = o.added
-	o.added += uint64(size)
-	o.backlog.Add(int64(size))
+	o.added += uint64(f.size)
+	o.count(f.size)
 	if o.busy {
 		o.mu.Unlock()
 		return start, nil, nil
@@ -139,7 +204,7 @@ func (o *outbox) recycleLocked(buf []byte) {
 	if cap(buf) <= keepBuffer {
 		o.spare = buf[:0]
 	}
-	if o.room != nil && len(o.queued) < o.limit {
+	if o.room != nil && len(o.queued) < o.limitNow() {
 		close(o.room)
 		o.room = nil
 	}
@@ -156,7 +221,7 @@ func (o *outbox) restLocked() {
 
 func (o *outbox) wrote(n int) {
 	o.written.Add(uint64(n))
-	o.backlog.Add(-int64(n))
+	o.count(-n)
 }
 
 // run is the writer. It ends with fail.
@@ -239,12 +304,13 @@ func (o *outbox) sent(start uint64) bool {
 // full gives a channel to wait on while there is more queued than the limit;
 // it is nil when there is room.
 func (o *outbox) full() <-chan struct{} {
-	if o.backlog.Load() < int64(o.limit) {
+	limit := o.limitNow()
+	if o.backlog.Load() < int64(limit) {
 		return nil
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.err != nil || len(o.queued) < o.limit {
+	if o.err != nil || len(o.queued) < limit {
 		return nil
 	}
 	return o.roomLocked()

@@ -54,6 +54,8 @@ type inFlight struct {
 	lifetime  lifetime
 	session   *session
 	started   time.Time // zero: nobody observes
+	charge    int64     // see pace
+	largest   int       // frame of the answer, without its head
 }
 
 // Responder answers one request. It is for one goroutine at a time and must
@@ -66,88 +68,109 @@ type Responder struct {
 }
 
 // Reply sends the last answer. The body is copied. It waits while the client
-// is slow to take earlier answers.
+// is slow to take earlier answers. When too many bytes wait like this the
+// answer is given up: the client is refused with Overloaded or OutcomeUnknown
+// instead, and the error is that refusal.
 func (p *Responder) Reply(body []byte) error {
-	return p.finish(FlagResponse, body, CodeOK)
+	return p.finish(outgoing{Frame: Frame{Flags: FlagResponse, Body: body}}, CodeOK)
 }
 
-// ReplyMessage sends the last answer; a nil m is an empty body.
+// ReplyMessage is Reply with a message; nil is an empty body.
 func (p *Responder) ReplyMessage(m Message) error {
-	buf := getScratch()
-	*buf = Append(*buf, m)
-	err := p.Reply(*buf)
-	putScratch(buf)
-	return err
+	return p.finish(outgoing{Frame: Frame{Flags: FlagResponse}, message: m}, CodeOK)
 }
 
 // Fail sends a refusal as the last answer.
 func (p *Responder) Fail(refusal *Error) error {
-	buf := getScratch()
-	*buf = refusal.AppendTo(*buf)
-	err := p.finish(FlagResponse|FlagError, *buf, refusal.Code)
-	putScratch(buf)
-	return err
+	return p.finish(outgoing{Frame: Frame{Flags: FlagResponse | FlagError}, message: refusal}, refusal.Code)
 }
 
 // Send sends a part of a streaming answer, more follow. The body is copied.
 // It waits while the client is slow to take earlier answers; the error is the
-// context's, or says that the connection is gone.
+// context's, a refusal to Fail with when too many bytes wait like this or the
+// part is too large, or it says that the connection is gone.
 func (p *Responder) Send(body []byte) error {
-	if p.answered {
-		return ErrAnswered
-	}
-	return p.send(FlagResponse|FlagMore, body)
+	return p.part(outgoing{Frame: Frame{Flags: FlagResponse | FlagMore, Body: body}})
 }
 
-// SendMessage sends a part of a streaming answer.
+// SendMessage is Send with a message.
 func (p *Responder) SendMessage(m Message) error {
-	buf := getScratch()
-	*buf = Append(*buf, m)
-	err := p.Send(*buf)
-	putScratch(buf)
-	return err
+	return p.part(outgoing{Frame: Frame{Flags: FlagResponse | FlagMore}, message: m})
 }
 
 // Answered says that the last answer was given.
 func (p *Responder) Answered() bool { return p.answered }
 
-func (p *Responder) finish(flags uint8, body []byte, code Code) error {
+func (p *Responder) part(f outgoing) error {
 	if p.answered {
 		return ErrAnswered
 	}
-	if limit := p.r.session.answerLimit(); len(body)+FrameOverhead > limit {
-		return p.Fail(Refuse(CodeFrameTooLarge, "the answer has %d bytes, a frame holds %d (ask for less at once)", len(body), limit-FrameOverhead))
-	}
-	p.answered, p.code = true, code
-	return p.send(flags, body)
+	return p.send(f)
 }
 
-func (p *Responder) send(flags uint8, body []byte) error {
+func (p *Responder) finish(f outgoing, code Code) error {
+	if p.answered {
+		return ErrAnswered
+	}
+	p.answered, p.code = true, code
+	err := p.send(f)
+	if refusal, ok := err.(*Error); ok && refusal.Code == CodeFrameTooLarge {
+		p.answered = false
+		return p.Fail(refusal)
+	}
+	return err
+}
+
+func (p *Responder) send(f outgoing) error {
 	s := p.r.session
-	f := Frame{Kind: p.r.request.Kind, Flags: flags, Request: p.r.request.ID, Body: body}
-	last := flags&FlagMore == 0
+	f.Kind, f.Request, f.most = p.r.request.Kind, p.r.request.ID, s.answerLimit()
+	last := f.Flags&FlagMore == 0
 	var ended <-chan struct{} // a last answer is sent also when the time is up
 	for {
 		room, err := s.answer(p.r, &f, last)
+		if err == errTooLarge {
+			return Refuse(CodeFrameTooLarge, "the answer has %d bytes, a frame holds %d (ask for less at once)", f.size, f.most)
+		}
 		if err != nil {
 			return err
 		}
 		if room == nil {
-			p.bytes += len(body)
+			p.bytes += f.size - FrameOverhead
 			return nil
 		}
 		if !last && ended == nil {
 			ended = p.r.lifetime.Done()
 		}
-		s.server.waiting.Add(int64(len(body)))
+		waits := f.hint()
+		if !s.hoard(waits) {
+			p.r.largest = max(p.r.largest, waits)
+			return p.shed(last)
+		}
 		select {
 		case <-room:
-			s.server.waiting.Add(-int64(len(body)))
+			s.hoard(-waits)
 		case <-ended:
-			s.server.waiting.Add(-int64(len(body)))
+			s.hoard(-waits)
 			return p.r.lifetime.Err()
 		}
 	}
+}
+
+// shed gives up an answer because too many wait for a client that does not
+// take them. A refusal goes out in its place, at once and past every limit: it
+// is small, and who would wait here would keep the large answer in memory.
+func (p *Responder) shed(last bool) error {
+	refusal := Refuse(CodeOverloaded, "%s: the answer was given up, because the answers before it are not read (read them, then ask again)", p.r.request.Kind)
+	refusal.RetryAfterMillis = 100
+	if !last {
+		return refusal
+	}
+	if p.r.request.Kind.mutates() {
+		refusal = Refuse(CodeOutcomeUnknown, "%s: the answer was given up, because the answers before it are not read (retry under the same request ID)", p.r.request.Kind)
+	}
+	p.code = refusal.Code
+	p.r.session.refuseNow(p.r, refusal)
+	return refusal
 }
 
 // lifetime is a request's context. It costs nothing until someone waits on

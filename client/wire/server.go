@@ -48,7 +48,7 @@ type ServerOptions struct {
 	// MaxFrame is the largest frame accepted, in bytes. Zero means MaxFrameBytes.
 	MaxFrame int
 	// MaxQueued is how many bytes of answers wait on one connection for a slow
-	// client before its handlers and its reading wait. Zero means 1 MiB.
+	// client before its handlers and its reading wait. Zero means 512 KiB.
 	MaxQueued int
 	// MaxConnBytes bounds the request bodies that one connection has in
 	// service; past it no new frames are read from it. Zero means 32 MiB.
@@ -57,9 +57,16 @@ type ServerOptions struct {
 	// frames are read from connections that have more than 256 KiB in service.
 	// Zero means 256 MiB.
 	MaxRequestBytes int64
-	// MaxAnswerBytes bounds the answers that wait on all connections together;
-	// past it the patience with clients that do not read is one second instead
-	// of StallTimeout. Zero means 256 MiB.
+	// MaxConnAnswerBytes bounds the answers that are ready and wait, beyond
+	// MaxQueued, for the client of one connection; past it further ones are
+	// given up. Too little hurts clients that ask for much at once. Zero means
+	// 32 MiB.
+	MaxConnAnswerBytes int64
+	// MaxAnswerBytes bounds the answers that wait on all connections together.
+	// Past half of it the patience with clients that do not read is one second
+	// instead of StallTimeout; past all of it connections queue 64 KiB instead
+	// of MaxQueued, and those with more than 1 MiB waiting beyond that have
+	// further answers given up. Zero means 64 MiB.
 	MaxAnswerBytes int64
 
 	// HelloTimeout is how long a new connection may take to say hello. Zero
@@ -97,15 +104,18 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	set(&o.MaxInFlight, MaxInFlight)
 	set(&o.MaxRequests, 1<<16)
 	set(&o.MaxFrame, MaxFrameBytes)
-	set(&o.MaxQueued, 1<<20)
+	set(&o.MaxQueued, 512<<10)
 	if o.MaxConnBytes <= 0 {
 		o.MaxConnBytes = 32 << 20
 	}
 	if o.MaxRequestBytes <= 0 {
 		o.MaxRequestBytes = 256 << 20
 	}
+	if o.MaxConnAnswerBytes <= 0 {
+		o.MaxConnAnswerBytes = 32 << 20
+	}
 	if o.MaxAnswerBytes <= 0 {
-		o.MaxAnswerBytes = 256 << 20
+		o.MaxAnswerBytes = 64 << 20
 	}
 	if o.HelloTimeout <= 0 {
 		o.HelloTimeout = 5 * time.Second
@@ -134,7 +144,7 @@ type Server struct {
 	workers workers
 
 	requestBytes atomic.Int64  // bodies in service
-	waiting      atomic.Int64  // bytes of answers whose handlers wait for room
+	answers      pressure      // bytes of answers that wait for their clients
 	inFlight     atomic.Int64  // requests in service
 	accepted     atomic.Uint64 // connections ever
 	dropped      atomic.Uint64 // connections ended by us
@@ -152,8 +162,10 @@ type Server struct {
 
 // NewServer makes a server. It must be closed.
 func NewServer(o ServerOptions) *Server {
+	o = o.withDefaults()
 	s := &Server{
-		o:         o.withDefaults(),
+		o:         o,
+		answers:   pressure{max: o.MaxAnswerBytes},
 		sessions:  make(map[*session]struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		stop:      make(chan struct{}),
@@ -343,14 +355,11 @@ func (s *Server) Stats() ServerStats {
 		Dropped:      s.dropped.Load(),
 		InFlight:     s.inFlight.Load(),
 		RequestBytes: s.requestBytes.Load(),
-		AnswerBytes:  s.waiting.Load(),
+		AnswerBytes:  s.answers.bytes.Load(),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Conns = len(s.sessions)
-	for ss := range s.sessions {
-		st.AnswerBytes += ss.out.backlog.Load()
-	}
 	return st
 }
 
@@ -371,7 +380,7 @@ func (s *Server) watch() {
 
 func (s *Server) look(now time.Time) {
 	patience := s.o.StallTimeout
-	if s.Stats().AnswerBytes > s.o.MaxAnswerBytes {
+	if s.answers.bytes.Load() > s.o.MaxAnswerBytes/2 {
 		patience = min(patience, time.Second)
 	}
 	s.mu.Lock()

@@ -30,12 +30,15 @@ type session struct {
 
 	mu       sync.Mutex
 	open     map[uint64]*inFlight
+	pace     pace
+	feeding  bool        // a goroutine waits to begin what waits
 	err      error       // set once: why the connection ends
 	expiry   *time.Timer // of the earliest deadline; nil: never armed
 	expireAt time.Time   // when expiry fires; zero: it is not armed
 
 	greeted  atomic.Bool
 	bytes    atomic.Int64  // of requests in service
+	waiting  atomic.Int64  // bytes of answers whose handlers wait for room
 	heldBack atomic.Bool   // the reading waits for freed
 	freed    chan struct{} // one signal that bytes has fallen
 
@@ -65,6 +68,7 @@ func newSession(s *Server, nc net.Conn) *session {
 		ss.info.Remote = addr.String()
 	}
 	ss.out = newOutbox(nc, s.o.MaxQueued, ss.end)
+	ss.out.all = &s.answers
 	ss.in = frameReader{src: nc, max: min(maxHello, s.o.MaxFrame)}
 	return ss
 }
@@ -86,6 +90,7 @@ func (ss *session) run() {
 	ss.end(err)
 	ss.serving.Wait()
 	ss.bg.Wait()
+	ss.out.count(-int(ss.out.backlog.Load())) // nobody will read it
 }
 
 // refusedError ends a connection with a word to the peer.
@@ -300,8 +305,15 @@ func (ss *session) take(f *Frame) error {
 	if f.Timeout != 0 {
 		ss.armLocked(r.lifetime.deadline)
 	}
+	unread := ss.out.full() != nil
+	now := ss.info.Peer || ss.pace.admit(r, unread)
+	if !now && unread {
+		ss.feedLocked()
+	}
 	ss.mu.Unlock()
-	ss.server.workers.serve(r)
+	if now {
+		ss.server.workers.serve(r)
+	}
 	return nil
 }
 
@@ -338,7 +350,7 @@ func (ss *session) serve(r *inFlight) {
 
 // answer queues a frame of an answer, or gives a channel to wait on first. The
 // last one ends the request: before it can arrive, its ID is free.
-func (ss *session) answer(r *inFlight, f *Frame, last bool) (room <-chan struct{}, err error) {
+func (ss *session) answer(r *inFlight, f *outgoing, last bool) (room <-chan struct{}, err error) {
 	if room := ss.out.full(); room != nil {
 		return room, nil
 	}
@@ -350,15 +362,110 @@ func (ss *session) answer(r *inFlight, f *Frame, last bool) (room <-chan struct{
 		ss.mu.Unlock()
 	}
 	_, room, err = ss.out.offer(f, alone)
-	if err != nil {
+	switch {
+	case err == errTooLarge:
+		if last {
+			ss.mu.Lock()
+			ss.open[r.request.ID] = r // a refusal follows
+			ss.mu.Unlock()
+		}
+		return nil, err
+	case err != nil:
 		return nil, fmt.Errorf("wire: the client is gone: %w", err)
-	}
-	if room != nil && last {
+	case room != nil && !last:
+	case room != nil:
 		ss.mu.Lock()
 		ss.open[r.request.ID] = r // not answered yet after all
 		ss.mu.Unlock()
+	default:
+		r.largest = max(r.largest, f.size)
+		if last {
+			ss.makeWay(r)
+		}
 	}
 	return room, nil
+}
+
+// makeWay makes way for requests that wait for others to end. The answer is
+// queued: until then the request counts as one in the making.
+func (ss *session) makeWay(r *inFlight) {
+	ss.mu.Lock()
+	ss.pace.ended(r)
+	for len(ss.pace.waiting) > 0 {
+		if ss.out.full() != nil {
+			ss.feedLocked()
+			break
+		}
+		next := ss.pace.next()
+		if next == nil {
+			break
+		}
+		ss.mu.Unlock()
+		ss.server.workers.serve(next)
+		ss.mu.Lock()
+	}
+	ss.mu.Unlock()
+}
+
+// feedLocked sees to it that waiting requests begin when the client has taken
+// its answers.
+func (ss *session) feedLocked() {
+	if ss.feeding || ss.err != nil {
+		return
+	}
+	ss.feeding = true
+	ss.bg.Add(1)
+	go func() {
+		defer ss.bg.Done()
+		for {
+			for room := ss.out.full(); room != nil; room = ss.out.full() {
+				<-room // closed also when the connection fails
+			}
+			ss.mu.Lock()
+			next := ss.pace.next()
+			if next == nil {
+				ss.feeding = false
+				ss.mu.Unlock()
+				return
+			}
+			ss.mu.Unlock()
+			ss.server.workers.serve(next)
+		}
+	}()
+}
+
+// fewAnswers is how many bytes of answers may wait on any connection, and
+// smallAnswer how large one is that is not worth giving up.
+const (
+	fewAnswers  = 1 << 20
+	smallAnswer = 4 << 10
+)
+
+// hoard counts bytes of an answer that waits for room, or with a negative
+// number counts them out. It is false, and has counted nothing, if too many
+// wait already.
+func (ss *session) hoard(bytes int) bool {
+	s := ss.server
+	mine, all := ss.waiting.Add(int64(bytes)), s.answers.bytes.Add(int64(bytes))
+	if bytes <= smallAnswer || ss.info.Peer {
+		return true
+	}
+	if mine <= fewAnswers || mine <= s.o.MaxConnAnswerBytes && all <= s.o.MaxAnswerBytes {
+		return true
+	}
+	ss.waiting.Add(-int64(bytes))
+	s.answers.bytes.Add(-int64(bytes))
+	return false
+}
+
+// refuseNow answers a request past every limit.
+func (ss *session) refuseNow(r *inFlight, refusal *Error) {
+	ss.mu.Lock()
+	delete(ss.open, r.request.ID)
+	ss.mu.Unlock()
+	// A failed connection needs no answer.
+	_, _ = ss.out.send(&Frame{Kind: r.request.Kind, Flags: FlagResponse | FlagError, Request: r.request.ID, Body: refusal.AppendTo(nil)}, false)
+	ss.makeWay(r)
 }
 
 // answerLimit is the largest frame that the other side accepts: nodes agree on
@@ -442,6 +549,8 @@ func (ss *session) end(err error) {
 	for _, r := range ss.open {
 		open = append(open, r)
 	}
+	never := ss.pace.waiting // begun by nobody
+	ss.pace.waiting = nil
 	if ss.expiry != nil && ss.expiry.Stop() {
 		ss.bg.Done()
 	}
@@ -451,6 +560,10 @@ func (ss *session) end(err error) {
 	ss.out.fail(err)
 	for _, r := range open {
 		r.lifetime.end(context.Canceled)
+	}
+	for _, r := range never {
+		ss.finished(len(r.request.Body))
+		ss.serving.Done()
 	}
 }
 
