@@ -1,5 +1,7 @@
 package wire
 
+import "time"
+
 // pace decides how many requests of one client are served at once. Small
 // answers cost next to nothing and are served as they come, up to the limit of
 // the connection. A request for a large one may take a megabyte of memory and
@@ -12,12 +14,17 @@ package wire
 // read documents the guess begins high: a new connection is served eight of
 // them at a time until their answers have shown what they are.
 //
+// A request that takes long does so because it waits, for a leader or for news,
+// and not because it makes an answer: after a moment it counts no more, and
+// cannot keep those behind it from beginning.
+//
 // Guarded by session.mu.
 type pace struct {
 	waiting []*inFlight // not begun, in order
 	guess   [KindCancel]int64
 	running [KindCancel]int
 	charged int64 // guesses of what is running, together
+	round   uint32
 }
 
 const (
@@ -25,6 +32,7 @@ const (
 	firstGuess  = 512 << 10 // of a kind that reads documents
 	smallGuess  = 1 << 10   // of any other
 	alwaysServe = 4         // of one kind, whatever is guessed
+	paceRound   = 5 * time.Millisecond
 )
 
 // admit says that r may begin now; otherwise it waits. Nothing begins while
@@ -72,7 +80,7 @@ func (p *pace) began(r *inFlight) {
 	if k >= KindCancel || r.session.info.Peer {
 		return
 	}
-	r.charge = p.guessed(k)
+	r.charge, r.round = p.guessed(k), p.round
 	p.charged += r.charge
 	p.running[k]++
 }
@@ -80,12 +88,29 @@ func (p *pace) began(r *inFlight) {
 // ended gives back what began has charged and learns from the answer.
 func (p *pace) ended(r *inFlight) {
 	k := r.request.Kind
+	if k >= KindCancel || r.session.info.Peer {
+		return
+	}
+	p.giveBack(r)
+	guess := p.guessed(k)
+	p.guess[k] = max(1, guess+(int64(r.largest)-guess)/8)
+}
+
+func (p *pace) giveBack(r *inFlight) {
 	if r.charge == 0 {
 		return
 	}
 	p.charged -= r.charge
-	p.running[k]--
+	p.running[r.request.Kind]--
 	r.charge = 0
-	guess := p.guessed(k)
-	p.guess[k] = max(1, guess+(int64(r.largest)-guess)/8)
+}
+
+// age begins a new round: what was begun before the last one counts no more.
+func (p *pace) age(open map[uint64]*inFlight) {
+	p.round++
+	for _, r := range open {
+		if p.round-r.round > 1 {
+			p.giveBack(r)
+		}
+	}
 }

@@ -86,6 +86,46 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// Requests that only wait do not keep others from being served.
+func TestPaceGoesOnWhileOthersWait(t *testing.T) {
+	handler := HandlerFunc(func(ctx context.Context, req *Request, resp *Responder) {
+		if len(req.Body) > 0 {
+			<-ctx.Done()
+		}
+		_ = resp.Reply(make([]byte, 1<<20))
+	})
+	bubble(t, ServerOptions{Handler: handler}, func(t *testing.T, _ *Server, connect func() (net.Conn, <-chan struct{})) {
+		nc, _ := connect()
+		c := NewConn(nc, ConnOptions{KeepAlive: -1})
+		if _, err := c.Handshake(context.Background(), Hello{}); err != nil {
+			t.Fatal(err)
+		}
+		waiting := make(chan error, 100)
+		for range 100 {
+			go func() {
+				_, err := c.Call(context.Background(), KindGet, []byte("wait"))
+				waiting <- err
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		for range 10 {
+			if _, err := c.Call(context.Background(), KindGet, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("behind a hundred that wait, ten took %v", took)
+		}
+		_ = c.Close()
+		for range 100 {
+			if err := <-waiting; err == nil {
+				t.Error("one that waits has an answer")
+			}
+		}
+	})
+}
+
 // Requests that were not begun when the connection ends are let go.
 func TestPacedRequestsEndWithTheConnection(t *testing.T) {
 	handler := HandlerFunc(func(ctx context.Context, _ *Request, resp *Responder) {

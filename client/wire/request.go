@@ -55,6 +55,7 @@ type inFlight struct {
 	session   *session
 	started   time.Time // zero: nobody observes
 	charge    int64     // see pace
+	round     uint32    // of pace, when it was begun
 	largest   int       // frame of the answer, without its head
 }
 

@@ -307,7 +307,7 @@ func (ss *session) take(f *Frame) error {
 	}
 	unread := ss.out.full() != nil
 	now := ss.info.Peer || ss.pace.admit(r, unread)
-	if !now && unread {
+	if !now {
 		ss.feedLocked()
 	}
 	ss.mu.Unlock()
@@ -391,11 +391,7 @@ func (ss *session) answer(r *inFlight, f *outgoing, last bool) (room <-chan stru
 func (ss *session) makeWay(r *inFlight) {
 	ss.mu.Lock()
 	ss.pace.ended(r)
-	for len(ss.pace.waiting) > 0 {
-		if ss.out.full() != nil {
-			ss.feedLocked()
-			break
-		}
+	for len(ss.pace.waiting) > 0 && ss.out.full() == nil {
 		next := ss.pace.next()
 		if next == nil {
 			break
@@ -407,8 +403,8 @@ func (ss *session) makeWay(r *inFlight) {
 	ss.mu.Unlock()
 }
 
-// feedLocked sees to it that waiting requests begin when the client has taken
-// its answers.
+// feedLocked sees to it that waiting requests begin also when none ends: when
+// the client has taken its answers, and when those that were begun only wait.
 func (ss *session) feedLocked() {
 	if ss.feeding || ss.err != nil {
 		return
@@ -417,19 +413,31 @@ func (ss *session) feedLocked() {
 	ss.bg.Add(1)
 	go func() {
 		defer ss.bg.Done()
+		rounds := time.NewTicker(paceRound)
+		defer rounds.Stop()
 		for {
 			for room := ss.out.full(); room != nil; room = ss.out.full() {
 				<-room // closed also when the connection fails
 			}
 			ss.mu.Lock()
 			next := ss.pace.next()
-			if next == nil {
+			if next == nil && len(ss.pace.waiting) == 0 {
 				ss.feeding = false
 				ss.mu.Unlock()
 				return
 			}
 			ss.mu.Unlock()
-			ss.server.workers.serve(next)
+			if next != nil {
+				ss.server.workers.serve(next)
+				continue
+			}
+			select {
+			case <-rounds.C:
+				ss.mu.Lock()
+				ss.pace.age(ss.open)
+				ss.mu.Unlock()
+			case <-ss.gone:
+			}
 		}
 	}()
 }
