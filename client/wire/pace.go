@@ -80,9 +80,27 @@ func (p *pace) began(r *inFlight) {
 	if k >= KindCancel || r.session.info.Peer {
 		return
 	}
-	r.charge, r.round = p.guessed(k), p.round
+	r.round = p.round
+	p.charge(r)
+}
+
+func (p *pace) charge(r *inFlight) {
+	k := r.request.Kind
+	r.charge = p.guessed(k)
 	p.charged += r.charge
 	p.running[k]++
+}
+
+// made says that r's answer, or a part of it, is ready and waits for its
+// client: it holds memory, so r counts again if it has aged, and ages no more.
+func (p *pace) made(r *inFlight) {
+	if r.request.Kind >= KindCancel || r.session.info.Peer {
+		return
+	}
+	r.made = true
+	if r.charge == 0 {
+		p.charge(r)
+	}
 }
 
 // ended gives back what began has charged and learns from the answer.
@@ -105,11 +123,12 @@ func (p *pace) giveBack(r *inFlight) {
 	r.charge = 0
 }
 
-// age begins a new round: what was begun before the last one counts no more.
+// age begins a new round: what was begun before the last one, and has made
+// nothing yet, counts no more.
 func (p *pace) age(open map[uint64]*inFlight) {
 	p.round++
 	for _, r := range open {
-		if p.round-r.round > 1 {
+		if !r.made && p.round-r.round > 1 {
 			p.giveBack(r)
 		}
 	}

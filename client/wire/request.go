@@ -56,6 +56,7 @@ type inFlight struct {
 	started   time.Time // zero: nobody observes
 	charge    int64     // see pace
 	round     uint32    // of pace, when it was begun
+	made      bool      // an answer waits for its client; guarded by session.mu
 	largest   int       // frame of the answer, without its head
 }
 
@@ -147,6 +148,7 @@ func (p *Responder) send(f outgoing) error {
 			p.r.largest = max(p.r.largest, waits)
 			return p.shed(last)
 		}
+		s.made(p.r)
 		select {
 		case <-room:
 			s.hoard(-waits)

@@ -386,6 +386,12 @@ func (ss *session) answer(r *inFlight, f *outgoing, last bool) (room <-chan stru
 	return room, nil
 }
 
+func (ss *session) made(r *inFlight) {
+	ss.mu.Lock()
+	ss.pace.made(r)
+	ss.mu.Unlock()
+}
+
 // makeWay makes way for requests that wait for others to end. The answer is
 // queued: until then the request counts as one in the making.
 func (ss *session) makeWay(r *inFlight) {
