@@ -96,12 +96,7 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	defer func() {
-		if !stopped {
-			load.Stop()
-		}
-	}()
+	defer load.Stop()
 	if err := load.Progress(ctx, 300); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +117,6 @@ func TestFaults(t *testing.T) {
 		t.Logf("%-26s %v, and 300 operations more after %v", f.Name, whole.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	}
 	load.Stop()
-	stopped = true
 	report, err := load.Judge(ctx, t.ArtifactDir())
 	if err != nil {
 		t.Fatal(err)
@@ -140,12 +134,7 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	defer func() {
-		if !stopped {
-			load.Stop()
-		}
-	}()
+	defer load.Stop()
 	var firsts []time.Duration
 	for range 5 {
 		if err := load.Progress(ctx, 500); err != nil {
@@ -176,7 +165,7 @@ func TestFailover(t *testing.T) {
 		}
 	}
 	probe := db.Collection(probeCollection)
-	if _, err := probe.Put(ctx, "again", body{Value: "again"}); err != nil {
+	if _, err := probe.Put(ctx, "again", client.D{"v": "again"}); err != nil {
 		t.Fatal(err)
 	}
 	first := time.Since(began)
@@ -185,7 +174,6 @@ func TestFailover(t *testing.T) {
 	}
 	t.Logf("all killed: first write after %v, all ready after %v", first.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	load.Stop()
-	stopped = true
 	report, err := load.Judge(ctx, t.ArtifactDir())
 	if err != nil {
 		t.Fatal(err)

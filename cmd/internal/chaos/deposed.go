@@ -35,7 +35,7 @@ func (c *Cluster) ProbeDeposed(ctx context.Context, db *client.DB, group uint32,
 	d.Node = node.ID
 	id := documentOf(status.Topology, probeCollection, group)
 	docs := db.Collection(probeCollection)
-	if _, err := docs.Put(ctx, id, body{Value: "before"}); err != nil {
+	if _, err := docs.Put(ctx, id, client.D{"v": "before"}); err != nil {
 		return d, nil, err
 	}
 	var dialer net.Dialer
@@ -52,7 +52,7 @@ func (c *Cluster) ProbeDeposed(ctx context.Context, db *client.DB, group uint32,
 
 	node.Pause()
 	defer node.Resume()
-	newest, err := docs.Put(ctx, id, body{Value: "after"})
+	newest, err := docs.Put(ctx, id, client.D{"v": "after"})
 	if err != nil {
 		return d, nil, fmt.Errorf("with the leader %s paused: %w", node.ID, err)
 	}

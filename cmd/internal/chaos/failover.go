@@ -69,7 +69,7 @@ func (c *Cluster) MeasureFailover(ctx context.Context, db *client.DB) (Failover,
 	for _, g := range groups {
 		ids[g] = documentOf(status.Topology, probeCollection, g)
 		// Written once before: connections are up, the collection is there.
-		if _, err := probes.Put(ctx, ids[g], body{Value: "before"}); err != nil {
+		if _, err := probes.Put(ctx, ids[g], client.D{"v": "before"}); err != nil {
 			return Failover{}, err
 		}
 	}
@@ -85,7 +85,7 @@ func (c *Cluster) MeasureFailover(ctx context.Context, db *client.DB) (Failover,
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			_, err := probes.Put(ctx, ids[g], body{Value: "after"})
+			_, err := probes.Put(ctx, ids[g], client.D{"v": "after"})
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {

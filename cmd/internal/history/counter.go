@@ -1,8 +1,9 @@
 package history
 
 import (
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -41,27 +42,31 @@ func (c *Counter) Acknowledged() int {
 
 // Judge compares the final count, and the number of changes that the document
 // says it had, with what clients were told.
-func (c *Counter) Judge(count int64, version uint64) error {
+func (c *Counter) Judge(count int64, version uint64) Verdict {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var bad []error
+	var f found
 	if count < int64(c.acked) {
-		bad = append(bad, fmt.Errorf("count is %d, but %d increments were acknowledged: %d are lost", count, c.acked, int64(c.acked)-count))
+		f.addf("lost update", "count is %d, but %d increments were acknowledged: %d are lost", count, c.acked, int64(c.acked)-count)
 	}
 	if most := int64(c.acked + c.unknown); count > most {
-		bad = append(bad, fmt.Errorf("count is %d, but only %d increments were acknowledged and %d are unknown: %d were applied twice",
-			count, c.acked, c.unknown, count-most))
+		f.addf("applied twice", "count is %d, but only %d increments were acknowledged and %d are unknown: %d were applied twice",
+			count, c.acked, c.unknown, count-most)
 	}
 	if version != uint64(count) {
-		bad = append(bad, fmt.Errorf("count is %d at version %d: each version is one increment", count, version))
+		f.addf("applied twice", "count is %d at version %d: each version is one increment", count, version)
 	}
-	for n, times := range c.returned {
-		switch {
+	for _, n := range slices.Sorted(maps.Keys(c.returned)) {
+		switch times := c.returned[n]; {
 		case times > 1:
-			bad = append(bad, fmt.Errorf("count %d was returned to %d increments", n, times))
+			f.addf("lost update", "count %d was returned to %d increments", n, times)
 		case n < 1 || n > count:
-			bad = append(bad, fmt.Errorf("count %d was returned, but the document ends at %d", n, count))
+			f.addf("lost update", "count %d was returned, but the document ends at %d", n, count)
 		}
 	}
-	return errors.Join(bad...)
+	return Verdict{
+		Checker:   "exactly once",
+		Judged:    fmt.Sprintf("%d increments acknowledged, %d unknown, the count is %d", c.acked, c.unknown, count),
+		Anomalies: f.ends(),
+	}
 }

@@ -1,13 +1,21 @@
 // Package history records what clients of a database were told, and judges it.
 //
-// It owns three judgements: Judge (every document behaved as one linearizable
-// register with versions, porcupine decides), Set (nothing acknowledged is
-// missing and nothing refused is there) and Counter (nothing was applied
-// twice). It knows nothing of networks or clusters: a history can come from
-// the real binary, from a simulator or from a text file.
+// It owns the words of a history (Operation on one document, Transaction on
+// many), the Recorder, and the checkers, each an object of its own:
+//
+//   - Linearizability: every document behaved as one register with versions,
+//     conditions and unknown outcomes (porcupine searches);
+//   - Versions: a version has one body for ever, versions do not go back in
+//     real time, and the past is what it is said to be;
+//   - Set: nothing acknowledged is missing and nothing refused is there;
+//   - Counter: nothing was applied twice.
+//
+// It knows nothing of networks or clusters: a history can come from the real
+// binary, from a simulator or from a text file.
 //
 // Life of an operation: Recorder.Begin, the call, Pending.End; then
-// Recorder.Operations, Judge.
+// Recorder.Operations, a checker's Check, a Verdict that names the anomaly and
+// has the shortest history that shows it.
 //
 // Three rules keep the judgement honest. An operation whose outcome is unknown
 // stays open for ever, so it may take effect at any later moment or never. An

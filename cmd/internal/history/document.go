@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -16,11 +17,18 @@ type document struct {
 	version uint64
 	value   string
 	count   int64
+	list    string // the elements of Append, each before a separator
 }
+
+// separator ends an element in a document's list. Values do not have it.
+const separator = "\x1f"
 
 func (d document) String() string {
 	if !d.present {
 		return fmt.Sprintf("absent (last v%d)", d.version)
+	}
+	if d.list != "" {
+		return fmt.Sprintf("v%d [%s]", d.version, strings.ReplaceAll(strings.TrimSuffix(d.list, separator), separator, " "))
 	}
 	return fmt.Sprintf("v%d %s count=%d", d.version, d.value, d.count)
 }
@@ -60,6 +68,11 @@ func (d document) after(in Input) document {
 			d.count = 0
 		}
 		return document{present: true, version: d.version + 1, value: in.Value, count: d.count + in.Add}
+	case Append:
+		if !d.present {
+			d.list = ""
+		}
+		return document{present: true, version: d.version + 1, list: d.list + in.Value + separator}
 	default:
 		return document{present: true, version: d.version + 1, value: in.Value}
 	}
@@ -93,10 +106,25 @@ func (d document) step(in Input, out Output) (bool, document) {
 	if out.Version != 0 && out.Version != next.version {
 		return false, d
 	}
-	if out.Document && (out.Value != next.value || out.Count != next.count) {
+	if out.Document && !next.shows(out) {
 		return false, d
 	}
 	return true, next
+}
+
+// shows says whether the document is the one that was told.
+func (d document) shows(out Output) bool {
+	if out.List == nil && d.list == "" {
+		return out.Value == d.value && out.Count == d.count
+	}
+	rest := d.list
+	for _, e := range out.List {
+		var ok bool
+		if rest, ok = strings.CutPrefix(rest, e+separator); !ok {
+			return false
+		}
+	}
+	return rest == ""
 }
 
 // refuses says whether told is a true account of refusal. Two accounts are

@@ -18,9 +18,15 @@ const (
 	Add
 	AddOrCreate
 	Delete
+	// Restore writes an old version again as the newest; Value is what that
+	// version had.
+	Restore
+	// Append adds Value to the end of the document's list, which is created if
+	// it is missing.
+	Append
 )
 
-var verbNames = [...]string{"get", "put", "insert", "add", "addOrCreate", "delete"}
+var verbNames = [...]string{"get", "put", "insert", "add", "addOrCreate", "delete", "restore", "append"}
 
 func (v Verb) String() string { return verbNames[v] }
 
@@ -37,7 +43,17 @@ type Input struct {
 	IfVersion uint64
 	// IfAbsent and IfPresent are the other conditions of a write.
 	IfAbsent, IfPresent bool
+	// AtVersion and AtTime make a Get one of the past; a Restore restores
+	// AtVersion. AtTime is a timestamp of the database.
+	AtVersion, AtTime uint64
 }
+
+// Past says that the operation reads the past, which says nothing of the
+// present.
+func (in Input) Past() bool { return in.Verb == Get && (in.AtVersion != 0 || in.AtTime != 0) }
+
+// Writes says that the operation changes its document if it is done.
+func (in Input) Writes() bool { return in.Verb != Get }
 
 // Outcome is what the client was told.
 type Outcome uint8
@@ -68,10 +84,13 @@ type Output struct {
 	// Version is the document's version after a write or as read, and the
 	// version that stood in the way of a Conflict or an Exists; 0: not told.
 	Version uint64
-	// Document says that Value and Count were told.
+	// Time is the database's timestamp of that version; 0: not told.
+	Time uint64
+	// Document says that Value, Count and List were told.
 	Document bool
 	Value    string
 	Count    int64
+	List     []string // what Append made; nil for documents without a list
 	// Reason is the error's text, for people.
 	Reason string
 }
@@ -82,9 +101,12 @@ type Operation struct {
 	Input        Input
 	Output       Output
 	Call, Return time.Duration
+	// Seq, if not 0, orders operations that one client asked for in one call:
+	// the one with the larger Seq takes effect after the one with the smaller.
+	Seq int
 }
 
-// String prints the operation in the form that Parse reads.
+// String prints the operation in the form that the tests' parse reads.
 func (o Operation) String() string {
 	var b strings.Builder
 	end := fmt.Sprint(o.Return.Microseconds())
@@ -108,6 +130,12 @@ func describe(in Input, out Output) string {
 	if in.IfVersion != 0 {
 		fmt.Fprintf(&b, " if=%d", in.IfVersion)
 	}
+	if in.AtVersion != 0 {
+		fmt.Fprintf(&b, " of=%d", in.AtVersion)
+	}
+	if in.AtTime != 0 {
+		fmt.Fprintf(&b, " at=%d", in.AtTime)
+	}
 	if in.IfAbsent {
 		b.WriteString(" absent")
 	}
@@ -118,7 +146,13 @@ func describe(in Input, out Output) string {
 	if out.Version != 0 {
 		fmt.Fprintf(&b, " v%d", out.Version)
 	}
-	if out.Document {
+	if out.Time != 0 {
+		fmt.Fprintf(&b, " time=%d", out.Time)
+	}
+	switch {
+	case out.Document && out.List != nil:
+		fmt.Fprintf(&b, " list=%s", strings.Join(out.List, ","))
+	case out.Document:
 		fmt.Fprintf(&b, " %s count=%d", out.Value, out.Count)
 	}
 	if out.Reason != "" {

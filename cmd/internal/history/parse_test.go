@@ -11,7 +11,7 @@ import (
 
 // parse reads operations in the form that Operation.String prints:
 //
-//	CALL..RETURN cCLIENT VERB KEY [VALUE] [add=N] [if=V] [absent] [present] -> OUTCOME [vN] [VALUE count=N] [# reason]
+//	CALL..RETURN cCLIENT VERB KEY [VALUE] [add=N] [if=V] [of=V] [at=T] [absent] [present] -> OUTCOME [vN] [time=T] [VALUE count=N | list=A,B] [# reason]
 //
 // RETURN is "-" for an outcome that nobody knows.
 func parse(line string) (op Operation, err error) {
@@ -47,6 +47,10 @@ func parse(line string) (op Operation, err error) {
 			op.Input.Add = n
 		case isNumber && name == "if":
 			op.Input.IfVersion = uint64(n)
+		case isNumber && name == "of":
+			op.Input.AtVersion = uint64(n)
+		case isNumber && name == "at":
+			op.Input.AtTime = uint64(n)
 		case w == "absent":
 			op.Input.IfAbsent = true
 		case w == "present":
@@ -61,6 +65,13 @@ func parse(line string) (op Operation, err error) {
 		case strings.HasPrefix(w, "count="):
 			op.Output.Count, err = strconv.ParseInt(w[len("count="):], 10, 64)
 			op.Output.Document = true
+		case strings.HasPrefix(w, "time="):
+			op.Output.Time, err = strconv.ParseUint(w[len("time="):], 10, 64)
+		case strings.HasPrefix(w, "list="):
+			op.Output.Document, op.Output.List = true, []string{}
+			if w != "list=" {
+				op.Output.List = strings.Split(w[len("list="):], ",")
+			}
 		case op.Output.Version == 0 && strings.HasPrefix(w, "v"):
 			op.Output.Version, err = strconv.ParseUint(w[1:], 10, 64)
 		default:
@@ -83,6 +94,9 @@ func TestParse(t *testing.T) {
 		"5..9 c2 get k -> done v1 a count=0",
 		"5..- c2 add k b add=3 if=1 -> unknown # connection closed",
 		"5..7 c2 insert k b absent present -> exists v1",
+		"5..7 c2 get k of=3 -> done v3 time=77 b count=0",
+		"5..7 c2 get k at=80 -> done v3 time=77 list=a,b",
+		"5..7 c2 get k -> done list=",
 	} {
 		op, err := parse(line)
 		if err != nil {

@@ -1,7 +1,6 @@
 package history
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -40,16 +39,21 @@ func (s *Set) Acknowledged() int {
 
 // Judge compares what was told with what is there at the end. Elements that
 // were being tried without an answer may be there or not.
-func (s *Set) Judge(found []string) error {
+func (s *Set) Judge(there []string) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seen := make(map[string]int, len(found))
-	for _, f := range found {
-		seen[f]++
+	seen := make(map[string]int, len(there))
+	for _, e := range there {
+		seen[e]++
 	}
 	var lost, refused, foreign, twice []string
+	acknowledged := 0
 	for element, outcome := range s.outcomes {
-		switch n := seen[element]; {
+		n := seen[element]
+		if outcome == Done {
+			acknowledged++
+		}
+		switch {
 		case outcome == Done && n == 0:
 			lost = append(lost, element)
 		case outcome == Refused && n > 0:
@@ -66,19 +70,20 @@ func (s *Set) Judge(found []string) error {
 			twice = append(twice, element)
 		}
 	}
-	return errors.Join(
-		complaint("acknowledged and lost", lost),
-		complaint("refused and there all the same", refused),
-		complaint("never written, or answered as somebody else's", foreign),
-		complaint("listed twice", twice),
-	)
-}
-
-func complaint(what string, elements []string) error {
-	if len(elements) == 0 {
-		return nil
+	var f found
+	complain := func(name, what string, elements []string) {
+		if len(elements) > 0 {
+			slices.Sort(elements)
+			f.addf(name, "%d %s: %v", len(elements), what, elements[:min(10, len(elements))])
+		}
 	}
-	slices.Sort(elements)
-	const shown = 10
-	return fmt.Errorf("%d %s: %v", len(elements), what, elements[:min(shown, len(elements))])
+	complain("lost write", "acknowledged and lost", lost)
+	complain("refused write took effect", "refused and there all the same", refused)
+	complain("phantom", "never written, or answered as somebody else's", foreign)
+	complain("duplicate", "listed twice", twice)
+	return Verdict{
+		Checker:   "nothing lost",
+		Judged:    fmt.Sprintf("%d elements tried, %d acknowledged, %d there", len(s.outcomes), acknowledged, len(seen)),
+		Anomalies: f.ends(),
+	}
 }
