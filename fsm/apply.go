@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -40,10 +41,33 @@ type scratch struct {
 	docs     map[string]pending
 	requests map[requestKey][]byte
 	dirty    map[countKey]counts
+	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
 	key      []byte
 	key2     []byte
 	row      []byte
+}
+
+func (s *scratch) makeMaps() {
+	s.docs = map[string]pending{}
+	s.requests = map[requestKey][]byte{}
+	s.dirty = map[countKey]counts{}
+	s.ripe = map[countKey]hlc.Timestamp{}
+	s.gone = map[string]struct{}{}
+}
+
+// clear empties the maps. Emptying one takes time by what it ever held, so
+// after a large batch they are made anew.
+func (s *scratch) clear() {
+	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone)) > 64 {
+		s.makeMaps()
+		return
+	}
+	clear(s.docs)
+	clear(s.requests)
+	clear(s.dirty)
+	clear(s.ripe)
+	clear(s.gone)
 }
 
 // pending is a document as the batch has made it. The newest version is all
@@ -80,12 +104,7 @@ func (m *Machine) newApplier(entries []Entry) *applier {
 		size += len(entries[i].Data)
 	}
 	if m.scratch.docs == nil {
-		m.scratch = scratch{
-			docs:     map[string]pending{},
-			requests: map[requestKey][]byte{},
-			dirty:    map[countKey]counts{},
-			gone:     map[string]struct{}{},
-		}
+		m.scratch.makeMaps()
 	}
 	a := &applier{scratch: &m.scratch, m: m, view: m.view.Load(), size: size}
 	m.mu.RLock()
@@ -343,10 +362,12 @@ func (a *applier) commit() error {
 	for k, c := range a.dirty {
 		if c == (counts{}) {
 			delete(a.m.counts, k)
+			delete(a.m.ripe, k)
 		} else {
 			a.m.counts[k] = c
 		}
 	}
+	maps.Copy(a.m.ripe, a.ripe)
 	a.m.view.Store(a.view)
 	a.m.mu.Unlock()
 	a.m.publish(&a.meta)
@@ -364,10 +385,7 @@ func (a *applier) close() (err error) {
 		a.batch = nil
 	}
 	a.dirtyB, a.forked, a.reclaim = false, false, false
-	clear(a.docs)
-	clear(a.requests)
-	clear(a.dirty)
-	clear(a.gone)
+	a.scratch.clear()
 	return err
 }
 

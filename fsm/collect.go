@@ -89,6 +89,10 @@ const (
 type Sweep struct {
 	key countKey
 	doc []byte // the last document that is done with; nil: none of key yet
+
+	// ripe is when the first of what key's walk has left becomes garbage, at
+	// the earliest.
+	ripe hlc.Timestamp
 }
 
 // Garbage is what one call of FindGarbage found.
@@ -101,9 +105,9 @@ type Garbage struct {
 
 // FindGarbage goes on with a sweep: it looks for versions that were superseded
 // at or below their collection's replicated horizon, and tombstones that are
-// below it with nothing under them. Collections without superseded versions
-// are passed over unread. keep is how many superseded versions of a document
-// to leave whatever their age; nil keeps none.
+// below it with nothing under them. Collections without superseded versions,
+// or none old enough, are passed over unread. keep is how many superseded
+// versions of a document to leave whatever their age; nil keeps none.
 //
 // It changes nothing. What it finds is garbage for ever, so it need not be
 // proposed by the same leader, or at all.
@@ -113,6 +117,11 @@ func (m *Machine) FindGarbage(s *Sweep, limits SweepLimits, keep func(placement.
 	}
 	limits = limits.withDefaults()
 	v := m.view.Load()
+	// In this order: what the reader does not see is superseded later than clock.
+	m.mu.RLock()
+	life := m.life
+	m.mu.RUnlock()
+	clock := m.Clock()
 	var r *mvcc.Reader
 	defer func() {
 		if r != nil {
@@ -125,8 +134,8 @@ func (m *Machine) FindGarbage(s *Sweep, limits SweepLimits, keep func(placement.
 				return g, err
 			}
 		}
-		if k != s.key {
-			s.key, s.doc = k, nil
+		if k != s.key || s.doc == nil {
+			*s = Sweep{key: k, ripe: clock + 1}
 		}
 		kept := uint32(0)
 		if keep != nil {
@@ -136,6 +145,11 @@ func (m *Machine) FindGarbage(s *Sweep, limits SweepLimits, keep func(placement.
 		if err != nil || full {
 			return g, err
 		}
+		m.mu.Lock()
+		if m.life == life {
+			m.ripe[k] = s.ripe
+		}
+		m.mu.Unlock()
 	}
 	*s = Sweep{}
 	g.Done = true
@@ -149,7 +163,8 @@ func (m *Machine) superseded(v *view, from countKey) []countKey {
 	var keys []countKey
 	for k, c := range m.counts {
 		_, owned := v.since[k.partition]
-		if owned && c.rows > c.docs && v.horizons[k.collection] != 0 && k.compare(from) >= 0 {
+		horizon := v.horizons[k.collection]
+		if owned && c.rows > c.docs && horizon != 0 && m.ripe[k] <= horizon && k.compare(from) >= 0 {
 			keys = append(keys, k)
 		}
 	}
@@ -183,6 +198,7 @@ func (m *Machine) sweepOne(r *mvcc.Reader, s *Sweep, limits SweepLimits, horizon
 		g.Collects[last].Keys = append(g.Collects[last].Keys, key)
 		g.Versions++
 		foundInDoc = true
+		s.ripe = 0 // until it is seen to be gone
 	}
 	// endDoc decides about a tombstone on top, when all below it is known.
 	endDoc := func() {
@@ -221,6 +237,7 @@ func (m *Machine) sweepOne(r *mvcc.Reader, s *Sweep, limits SweepLimits, horizon
 			found(v.Doc, v.Time)
 		default:
 			left++
+			s.ripe = min(s.ripe, newer)
 		}
 		newer = v.Time
 		nth++

@@ -81,7 +81,7 @@ func (c *crasher) now(what string) {
 
 // crashOptions make an engine that flushes and compacts all the time.
 func crashOptions(seed uint64) mvcc.EngineOptions {
-	return mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20, SeparateValues: seed%2 == 1}
+	return mvcc.EngineOptions{MemTableBytes: 64 << 10, CacheBytes: 1 << 20, InlineValues: seed%2 == 1}
 }
 
 // reference is what one log must lead to.

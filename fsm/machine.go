@@ -55,6 +55,11 @@ type Machine struct {
 	meta   meta                // guarded by mu
 	counts map[countKey]counts // guarded by mu
 	halted error               // why Apply failed; guarded by mu
+	life   uint64              // guarded by mu; counts the times memory was loaded
+
+	// ripe is before which horizon nothing can be garbage, so that a sweep
+	// need not look. It is of this replica alone; what is missing is 0.
+	ripe map[countKey]hlc.Timestamp // guarded by mu
 
 	// applyMu is held by Apply and Install, and guards what only they use.
 	applyMu  sync.Mutex
@@ -95,6 +100,8 @@ func (m *Machine) load() error {
 	m.heads.reset()
 	m.mu.Lock()
 	m.meta, m.counts = mem.meta, mem.counts
+	m.ripe = map[countKey]hlc.Timestamp{}
+	m.life++
 	m.view.Store(mem.view)
 	m.mu.Unlock()
 	m.publish(&mem.meta)

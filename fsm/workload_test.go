@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -110,9 +112,17 @@ func (w *workload) entry(r *replica) Entry {
 		h := &Horizon{RequestIDs: w.now - 200, History: []HistoryHorizon{{Collection: placement.CollectionID(1 + w.rng.IntN(3)), At: w.now - hlc.Timestamp(w.rng.IntN(100))}}}
 		return mustEntry(w.t, w.index, Command{Horizon: h}, w.write())
 	case 3, 4, 5:
-		g, err := r.FindGarbage(new(Sweep), SweepLimits{}, func(placement.CollectionID) uint32 { return uint32(w.rng.IntN(2)) })
+		kept := uint32(w.rng.IntN(2))
+		keep := func(placement.CollectionID) uint32 { return kept }
+		limits := SweepLimits{Visit: 100 + w.rng.IntN(200)} // a document's versions in one step
+		g := sweepAll(w.t, r.Machine, limits, keep)
+		// A machine that was just opened knows nothing of what to pass over.
+		fresh, err := Open(Options{Group: testGroup, Engine: r.engine})
 		if err != nil {
 			w.t.Fatal(err)
+		}
+		if want := sweepAll(w.t, fresh, limits, keep); !slices.EqualFunc(g.keys(), want.keys(), bytes.Equal) {
+			w.t.Fatalf("entry %d: found %d versions of garbage, a machine that reads everything finds %d", w.index, g.Versions, want.Versions)
 		}
 		if len(g.Collects) > 0 {
 			return mustEntry(w.t, w.index, w.write(), Command{Collect: &g.Collects[0]}, w.write())
@@ -354,4 +364,30 @@ func (m *model) checkScans(t *testing.T, rng *rand.Rand, r *replica, at, asked h
 	if got != len(want) {
 		t.Fatalf("scan %+v: %d documents of %d", spec, got, len(want))
 	}
+}
+
+// sweepAll sweeps from the beginning to the end.
+func sweepAll(t testing.TB, m *Machine, limits SweepLimits, keep func(placement.CollectionID) uint32) (all Garbage) {
+	t.Helper()
+	var s Sweep
+	for range 10_000 {
+		g, err := m.FindGarbage(&s, limits, keep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Collects = append(all.Collects, g.Collects...)
+		all.Versions += g.Versions
+		if g.Done {
+			return all
+		}
+	}
+	t.Fatal("the sweep does not end")
+	return all
+}
+
+func (g Garbage) keys() (all [][]byte) {
+	for _, c := range g.Collects {
+		all = append(all, c.Keys...)
+	}
+	return all
 }

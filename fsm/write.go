@@ -199,6 +199,9 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 
 	k := countKey{w.Partition, w.Collection}
 	n := a.countsOf(k)
+	if found && n.rows == n.docs {
+		a.ripe[k] = ts // the first superseded version
+	}
 	n.rows++
 	if live {
 		n.docs--

@@ -38,12 +38,11 @@ type EngineOptions struct {
 	// CacheBytes is the cache of blocks read from tables. Zero means 32 MiB.
 	CacheBytes int64
 
-	// SeparateValues keeps bodies of half a KiB and more in files of their own,
-	// so that compactions move keys only. It saves a quarter of the engine's
-	// time under a load of replacements, and costs reads a second block. The
-	// engine's authors call it experimental, so it is off unless asked for; it
-	// can be turned on and off at any opening.
-	SeparateValues bool
+	// InlineValues keeps all bodies beside their keys. Without it, those of a
+	// quarter KiB and more have files of their own, so that compactions move
+	// keys only; a read of one costs a second block. It can be turned on and off
+	// at any opening.
+	InlineValues bool
 
 	// Logger receives the engine's events. Nil is silent.
 	Logger hclog.Logger
@@ -152,11 +151,11 @@ func (e *Engine) pebbleOptions() *pebble.Options {
 		l.FilterPolicy = bloom.FilterPolicy(10)
 		l.Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
 	}
-	if e.opts.SeparateValues {
+	if !e.opts.InlineValues {
 		po.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 			return pebble.ValueSeparationPolicy{
 				Enabled:               true,
-				MinimumSize:           512,
+				MinimumSize:           256,
 				MaxBlobReferenceDepth: 10,
 				RewriteMinimumAge:     time.Minute,
 				TargetGarbageRatio:    0.3,

@@ -26,9 +26,9 @@ import (
 
 var updateGolden = flag.Bool("update", false, "rewrite golden files")
 
-func testEngine(t testing.TB, separate bool) *Engine {
+func testEngine(t testing.TB, inline bool) *Engine {
 	t.Helper()
-	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem(), MemTableBytes: 256 << 10, CacheBytes: 1 << 20, SeparateValues: separate})
+	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem(), MemTableBytes: 256 << 10, CacheBytes: 1 << 20, InlineValues: inline})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,17 +130,17 @@ func TestStream(t *testing.T) {
 	for _, c := range []struct {
 		name                 string
 		docs, versions, size int
-		separate             bool
+		inline               bool
 	}{
 		{"empty", 0, 0, 0, false},
 		{"one", 1, 1, 10, false},
 		{"many small", 2000, 5, 100, false},
 		{"several frames and tables", 100, 8, 15_000, false},
 		{"larger than a frame", 3, 3, 400_000, false},
-		{"separated values", 300, 8, 4000, true},
+		{"inline values", 300, 8, 4000, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			from, to := testEngine(t, c.separate), testEngine(t, c.separate)
+			from, to := testEngine(t, c.inline), testEngine(t, c.inline)
 			fill(t, from, 3, c.docs, c.versions, c.size, 1)
 			fill(t, from, 4, 50, 2, 100, 2) // another group, which must not be in it
 			data := stream(t, from, 3, 77)
