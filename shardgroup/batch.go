@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -58,11 +59,8 @@ func (p *proposal) finish(r fsm.Result, err error) {
 	}
 }
 
-// batcher packs commands into entries.
-//
-// Invariant: floor is the largest timestamp that was assigned in this term, or
-// promised to a reader by this or an earlier leader. Timestamps are assigned
-// in the order of the entries.
+// batcher packs commands into entries, in the order and with the timestamps
+// that package leader's Memory says.
 type batcher struct {
 	g *Group
 
@@ -73,13 +71,11 @@ type batcher struct {
 	bytes   int         // guarded by mu
 	seq     uint64      // guarded by mu; of the last proposal queued
 	flying  []*batch    // guarded by mu; in order
-	term    uint64      // guarded by mu; 0: this node does not serve as leader
 	stopped bool        // guarded by mu
 	paused  time.Time   // guarded by mu; until then nothing is proposed
 
-	floor      hlc.Timestamp // guarded by mu; see the invariant
-	sent, done uint64        // guarded by mu; batches proposed, and landed
-	drained    []drainWait   // guarded by mu
+	memory  leader.Memory // guarded by mu
+	drained []drainWait   // guarded by mu
 }
 
 // drainWait is a reader that waits until the batches proposed before it are
@@ -131,7 +127,7 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 	switch {
 	case b.stopped:
 		err, refused = b.g.stopError(), 0
-	case b.term == 0:
+	case b.memory.Term() == 0:
 		err, refused = b.g.notLeader(), 0
 	default:
 		for i, p := range props {
@@ -156,13 +152,11 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 	}
 }
 
-// open begins a term. floor is what the machine says: nothing at or below it
-// may be assigned.
-func (b *batcher) open(term uint64, floor hlc.Timestamp) {
+// open begins a term with the machine's clock and ceiling.
+func (b *batcher) open(term uint64, clock, ceiling hlc.Timestamp) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.term = term
-	b.floor = max(b.floor, floor)
+	b.memory.Open(term, clock, ceiling)
 	b.paused = time.Time{}
 	b.cond.Signal()
 }
@@ -170,7 +164,7 @@ func (b *batcher) open(term uint64, floor hlc.Timestamp) {
 // shut ends the term: what was not proposed is refused.
 func (b *batcher) shut(err error) {
 	b.mu.Lock()
-	b.term = 0
+	b.memory.Shut()
 	queue := b.queue[b.head:]
 	b.queue, b.head, b.bytes = nil, 0, 0
 	waits := b.drained
@@ -227,12 +221,12 @@ func (b *batcher) take() *batch {
 		if b.stopped {
 			return nil
 		}
-		if b.term != 0 && b.head < len(b.queue) && len(b.flying) < batchWindow && !b.pausedLocked() {
+		if b.memory.Term() != 0 && b.head < len(b.queue) && len(b.flying) < batchWindow && !b.pausedLocked() {
 			break
 		}
 		b.cond.Wait()
 	}
-	bt := &batch{term: b.term, since: time.Now()}
+	bt := &batch{term: b.memory.Term(), since: time.Now()}
 	n, size := 0, 0
 	for b.head+n < len(b.queue) && n < batchCommands {
 		p := b.queue[b.head+n]
@@ -254,11 +248,10 @@ func (b *batcher) take() *batch {
 		b.head = 0
 	}
 	for _, p := range bt.props {
-		b.floor = max(b.floor+1, b.g.host.cfg.Clock.Now())
-		p.cmd.Time = b.floor
+		p.cmd.Time = b.memory.Assign(b.g.host.cfg.Clock.Now())
 	}
 	b.flying = append(b.flying, bt)
-	b.sent++
+	b.memory.Send()
 	return bt
 }
 
@@ -280,11 +273,11 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	gaveUp := bt.gaveUp
 	var waits []drainWait
 	var drainErr error
+	b.memory.Land()
 	if ok && err == nil {
-		b.done++
 		kept := b.drained[:0]
 		for _, w := range b.drained {
-			if w.upto <= b.done {
+			if b.memory.Landed(w.upto) {
 				waits = append(waits, w)
 			} else {
 				kept = append(kept, w)
@@ -294,12 +287,11 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	} else {
 		// Some entry of this term has another fate than to be applied in order:
 		// whoever counted on it must ask again.
-		b.done++
 		waits, b.drained = b.drained, nil
 		drainErr = b.g.notLeader()
 	}
 	transfer := errors.Is(err, raft.ErrLeadershipTransferInProgress)
-	if transfer && !gaveUp && !b.stopped && b.term == bt.term {
+	if transfer && !gaveUp && !b.stopped && b.memory.Term() == bt.term {
 		// Nothing was proposed. Wait for the handover to end either way; if it
 		// fails the commands go on here, if not they are refused by shut.
 		b.paused = time.Now().Add(5 * time.Millisecond)
@@ -376,16 +368,16 @@ func (b *batcher) expire(now time.Time, limit time.Duration) {
 // below it is applied. The ceiling must be at or above ts already.
 func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
 	b.mu.Lock()
-	if b.term == 0 {
+	if b.memory.Term() == 0 {
 		b.mu.Unlock()
 		return b.g.notLeader()
 	}
-	b.floor = max(b.floor, ts)
-	if b.done == b.sent {
+	upto := b.memory.Promise(ts)
+	if b.memory.Landed(upto) {
 		b.mu.Unlock()
 		return nil
 	}
-	w := drainWait{upto: b.sent, ch: make(chan error, 1)}
+	w := drainWait{upto: upto, ch: make(chan error, 1)}
 	b.drained = append(b.drained, w)
 	b.mu.Unlock()
 	select {

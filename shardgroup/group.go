@@ -189,9 +189,8 @@ func (g *Group) Machine() *fsm.Machine { return g.machine }
 // becomeLeader is called when the first entry of a term is applied, before
 // anything is served in it.
 func (g *Group) becomeLeader(term uint64) {
-	floor := max(g.machine.Ceiling(), g.machine.Clock())
 	g.promise.reset()
-	g.batcher.open(term, floor)
+	g.batcher.open(term, g.machine.Clock(), g.machine.Ceiling())
 	g.keeper.begin(term)
 }
 

@@ -2,7 +2,6 @@ package shardgroup
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -14,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
 )
 
@@ -283,9 +283,7 @@ func (r *replica) IsLeader() bool {
 // done is not called. Empty data is the first entry of a term.
 //
 // The term that the proposer believes to lead goes with the entry, and every
-// replica drops the entry if the log gave it another one: a node that lost
-// leadership and won it back before it noticed would otherwise write with
-// timestamps from before what the leader in between has promised.
+// replica drops the entry if the log gave it another one: see leader.Void.
 func (r *replica) propose(data []byte, term uint64, done func(any, error)) bool {
 	select {
 	case <-r.stop:
@@ -294,7 +292,7 @@ func (r *replica) propose(data []byte, term uint64, done func(any, error)) bool 
 	}
 	l := raft.Log{Data: data}
 	if len(data) > 0 {
-		l.Extensions = binary.BigEndian.AppendUint64(nil, term)
+		l.Extensions = leader.Stamp(term)
 	}
 	r.flying.Add(1)
 	f := flight{future: r.raft.ApplyLog(l, 0), done: done}
@@ -315,10 +313,11 @@ func voidEntry(l *raft.Log) (bool, error) {
 	if len(l.Data) == 0 {
 		return false, nil
 	}
-	if len(l.Extensions) != 8 {
-		return false, fmt.Errorf("entry %d has no term of its proposer (damaged, or written by another version)", l.Index)
+	void, err := leader.Void(l.Extensions, l.Term)
+	if err != nil {
+		return false, fmt.Errorf("entry %d: %w", l.Index, err)
 	}
-	return binary.BigEndian.Uint64(l.Extensions) != l.Term, nil
+	return void, nil
 }
 
 // collect waits for entries in the order they were proposed.

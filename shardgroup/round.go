@@ -13,29 +13,21 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
 )
 
 // round is one confirmation that this node still leads a term. All reads that
-// arrived before it began share it.
-//
-// The argument: let the round begin at the moment it notes term T and the
-// commit index C, and let a majority of the voters answer, to requests sent
-// after that moment, that their term is not above T. A leader of a later term
-// needs the votes of a majority, one of which is in ours; that voter had not
-// voted when it answered. So when the round began no later leader existed,
-// and every entry acknowledged by then is at or below C.
+// arrived before it began share it. Why it proves anything: leader.Round.
 type round struct {
 	term, commit uint64
 	done         chan struct{} // closed when decided
 	err          error         // valid after done
 
-	mu      sync.Mutex
-	need    int           // guarded by mu; yes votes still missing
-	open    int           // guarded by mu; answers still missing, of voters not asked too
-	rest    []raft.Server // guarded by mu; voters not asked yet
-	late    *time.Timer   // guarded by mu; asks the rest
-	decided bool          // guarded by mu
+	mu    sync.Mutex
+	votes leader.Round  // guarded by mu
+	rest  []raft.Server // guarded by mu; voters not asked yet
+	late  *time.Timer   // guarded by mu; asks the rest
 }
 
 // askRestAfter is how long the first voters asked have before the others are
@@ -46,7 +38,7 @@ const askRestAfter = 5 * time.Millisecond
 func (rd *round) over() bool {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	return rd.decided
+	return rd.votes.Decided()
 }
 
 // ReadIndex returns when the machine holds everything that was acknowledged
@@ -111,18 +103,16 @@ func (r *replica) begin(rd *round) (err error, decided bool) {
 			others = append(others, s)
 		}
 	}
-	need := voters/2 + 1
-	if self {
-		need--
-	}
-	if need <= 0 {
+	votes, verdict := leader.NewRound(voters, self)
+	if verdict == leader.Won {
 		return nil, true
 	}
+	need := votes.Need()
 	// Begin with the voters that were good last time.
 	turn := int(r.favour.Load() % uint32(len(others)))
 	others = append(others[turn:len(others):len(others)], others[:turn]...)
 	rd.mu.Lock()
-	rd.need, rd.open = need, len(others)
+	rd.votes = votes
 	if rd.rest = others[need:]; len(rd.rest) > 0 {
 		rd.late = time.AfterFunc(askRestAfter, func() { r.askRest(rd) })
 	}
@@ -143,7 +133,7 @@ func (r *replica) askRest(rd *round) {
 	rd.mu.Lock()
 	rest := rd.rest
 	rd.rest = nil
-	if rd.decided {
+	if rd.votes.Decided() {
 		rest = nil
 	}
 	rd.mu.Unlock()
@@ -156,25 +146,20 @@ func (r *replica) askRest(rd *round) {
 // voted counts one voter's answer; no answer is a no.
 func (r *replica) voted(rd *round, yes bool) {
 	rd.mu.Lock()
-	rd.open--
-	if yes {
-		rd.need--
-	}
-	won, lost := rd.need <= 0, rd.need > rd.open
-	if rd.decided || !won && !lost {
+	verdict := rd.votes.Vote(yes)
+	if verdict != leader.Won && verdict != leader.Lost {
 		rd.mu.Unlock()
 		if !yes {
 			r.askRest(rd)
 		}
 		return
 	}
-	rd.decided = true
 	if rd.late != nil {
 		rd.late.Stop()
 	}
 	rd.mu.Unlock()
 	var err error
-	if lost {
+	if verdict == leader.Lost {
 		err = r.unconfirmed()
 	}
 	r.drive(r.finish(rd, err))
