@@ -273,8 +273,10 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	gaveUp := bt.gaveUp
 	var waits []drainWait
 	var drainErr error
-	b.memory.Land()
+	var refused *refusedError
+	transfer := errors.Is(err, raft.ErrLeadershipTransferInProgress)
 	if ok && err == nil {
+		b.memory.Land()
 		kept := b.drained[:0]
 		for _, w := range b.drained {
 			if b.memory.Landed(w.upto) {
@@ -287,10 +289,14 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	} else {
 		// Some entry of this term has another fate than to be applied in order:
 		// whoever counted on it must ask again.
+		if transfer || errors.As(err, &refused) || answer == errVoid {
+			b.memory.Land()
+		} else {
+			b.memory.Lose(bt.term)
+		}
 		waits, b.drained = b.drained, nil
 		drainErr = b.g.notLeader()
 	}
-	transfer := errors.Is(err, raft.ErrLeadershipTransferInProgress)
 	if transfer && !gaveUp && !b.stopped && b.memory.Term() == bt.term {
 		// Nothing was proposed. Wait for the handover to end either way; if it
 		// fails the commands go on here, if not they are refused by shut.
@@ -317,7 +323,6 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 		return
 	}
 	var outcome error
-	var refused *refusedError
 	switch {
 	case errors.As(err, &refused):
 		outcome = refused
@@ -368,11 +373,11 @@ func (b *batcher) expire(now time.Time, limit time.Duration) {
 // below it is applied. The ceiling must be at or above ts already.
 func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
 	b.mu.Lock()
-	if b.memory.Term() == 0 {
+	upto, ok := b.memory.Promise(ts)
+	if !ok {
 		b.mu.Unlock()
 		return b.g.notLeader()
 	}
-	upto := b.memory.Promise(ts)
 	if b.memory.Landed(upto) {
 		b.mu.Unlock()
 		return nil

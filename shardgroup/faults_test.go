@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
@@ -598,6 +599,30 @@ func TestReadAtPromise(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// A leader that has lost an entry is being deposed, though it has not noticed
+// yet: the entry may still be committed, with a timestamp below the floor. A
+// reader that was promised that time would not have seen it.
+func TestNoPromiseBesideLostEntry(t *testing.T) {
+	c := seeded(t, 3, 1, nil)
+	l := c.leader(1)
+	ts, err := l.Clock(ctxFor(t, 2*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ReadAt(ctxFor(t, 2*time.Second), ts); err != nil {
+		t.Fatal(err)
+	}
+	lost := &batch{term: l.ready.Load(), since: time.Now()}
+	l.batcher.mu.Lock()
+	l.batcher.memory.Send()
+	l.batcher.mu.Unlock()
+	l.batcher.landed(lost, nil, raft.ErrLeadershipLost)
+	var nl *NotLeaderError
+	if err := l.ReadAt(ctxFor(t, 2*time.Second), ts); !errors.As(err, &nl) {
+		t.Errorf("promised beside an entry that may yet be applied: %v", err)
+	}
 }
 
 // A queue that is full refuses; what was taken is done.

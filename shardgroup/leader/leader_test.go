@@ -12,8 +12,8 @@ func TestMemory(t *testing.T) {
 		t.Fatalf("a clock that is ahead says 400, assigned was %d", ts)
 	}
 	m.Send()
-	upto := m.Promise(500)
-	if m.Landed(upto) {
+	upto, ok := m.Promise(500)
+	if !ok || m.Landed(upto) {
 		t.Fatal("a promise holds before what was assigned below it has landed")
 	}
 	m.Send() // later batches are above the promise
@@ -36,6 +36,34 @@ func TestMemory(t *testing.T) {
 	other.Open(6, 600, 0)
 	if ts := other.Assign(0); ts != 601 {
 		t.Fatalf("assigned %d with the machine's clock at 600", ts)
+	}
+}
+
+// TestLostBatch: an entry of a leader that was deposed may be committed by the
+// next one. Until the deposed leader notices, it must promise nothing: it would
+// answer a reader without the entry.
+func TestLostBatch(t *testing.T) {
+	var m Memory
+	m.Open(3, 0, 100)
+	m.Assign(0)
+	m.Send()
+	m.Lose(3)
+	if _, ok := m.Promise(100); ok {
+		t.Fatal("promised beside a batch that may yet be applied")
+	}
+	m.Open(5, 200, 200)
+	if upto, ok := m.Promise(200); !ok || !m.Landed(upto) {
+		t.Fatal("a term cannot promise because of an earlier one")
+	}
+	m.Assign(0)
+	m.Send()
+	m.Lose(3) // made in term 3, given to the log in 5: it is void there
+	if _, ok := m.Promise(200); !ok {
+		t.Fatal("a void batch ends a term's promises")
+	}
+	m.Shut()
+	if _, ok := m.Promise(200); ok {
+		t.Fatal("promised without leading")
 	}
 }
 

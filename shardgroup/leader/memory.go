@@ -12,14 +12,15 @@ import "github.com/impossibledb/idb/txn/hlc"
 type Memory struct {
 	term       uint64 // 0: this node does not serve as leader
 	floor      hlc.Timestamp
-	sent, done uint64 // batches that got timestamps, and those whose fate is known
+	sent, done uint64 // batches that got timestamps, and those that are landed or lost
+	doubt      bool   // a batch of this term was lost
 }
 
 // Open begins a term, once the machine has applied the term's first entry.
 // Whatever earlier leaders assigned is at or below the machine's clock then,
 // and whatever they promised at or below its ceiling.
 func (m *Memory) Open(term uint64, clock, ceiling hlc.Timestamp) {
-	m.term = term
+	m.term, m.doubt = term, false
 	m.floor = max(m.floor, clock, ceiling)
 }
 
@@ -42,16 +43,30 @@ func (m *Memory) Assign(now hlc.Timestamp) hlc.Timestamp {
 // Send counts a batch whose commands have their timestamps.
 func (m *Memory) Send() { m.sent++ }
 
-// Land counts a batch that was applied, or will never be waited for again.
+// Land counts a batch that was applied, or certainly never will be.
 func (m *Memory) Land() { m.done++ }
+
+// Lose counts a batch, made in a term, that nobody waits for any more and that
+// may yet be applied. Its timestamps lie below the floor, so the term, which is
+// about to end, can promise nothing any more: the batch would come to light
+// below the promise. (A batch of an earlier term cannot: by Open it was
+// applied, or is void.)
+func (m *Memory) Lose(term uint64) {
+	m.done++
+	m.doubt = m.doubt || term == m.term
+}
 
 // Promise sees to it that nothing is assigned at or below ts from now on. The
 // machine's ceiling must be at or above ts already. What was assigned before
-// may still be on its way: the promise holds once Landed(upto).
-func (m *Memory) Promise(ts hlc.Timestamp) (upto uint64) {
+// may still be on its way: the promise holds once Landed(upto). Not ok: this
+// node is not in a position to promise.
+func (m *Memory) Promise(ts hlc.Timestamp) (upto uint64, ok bool) {
+	if m.term == 0 || m.doubt {
+		return 0, false
+	}
 	m.floor = max(m.floor, ts)
-	return m.sent
+	return m.sent, true
 }
 
-// Landed says whether the fate of the first n batches is known.
+// Landed says whether the first n batches have landed, or were lost.
 func (m *Memory) Landed(n uint64) bool { return n <= m.done }
