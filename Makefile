@@ -8,6 +8,9 @@ LDFLAGS := -X github.com/impossibledb/idb/cmd/internal/node.Version=$(VERSION)
 FUZZTIME ?= 20s
 SOAKTIME ?= 10m
 
+# Seeded runs of `make rules`.
+RULES ?= 50000
+
 .PHONY: build
 build: ## build bin/idb
 	@mkdir -p bin
@@ -40,6 +43,10 @@ bench: ## benchmarks of the packages (scripts/compare races the whole against ot
 .PHONY: check
 check: ## gofmt, vet, staticcheck, known vulnerabilities
 	@bash scripts/check.sh
+
+.PHONY: rules
+rules: ## state machines and leaders stepped over plain logs: RULES seeded runs of each ring
+	$(GO) test ./cmd/internal/rules -count 1 -v -rules.seeds $(RULES)
 
 .PHONY: soak
 soak: ## mixed load and random kills for SOAKTIME, judged by checkers
