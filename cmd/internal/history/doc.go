@@ -5,6 +5,9 @@
 //
 //   - Linearizability: every document behaved as one register with versions,
 //     conditions and unknown outcomes (porcupine searches);
+//   - StrictSerializability: transactions over many documents took effect one
+//     after the other, in an order that agrees with time (a search for cycles,
+//     which names the anomaly and shows the cycle);
 //   - Versions: a version has one body for ever, versions do not go back in
 //     real time, and the past is what it is said to be;
 //   - Set: nothing acknowledged is missing and nothing refused is there;

@@ -107,3 +107,55 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+// parseTransaction reads a transaction in the form that Transaction.String
+// prints, with "weak" and "seq=N" behind:
+//
+//	CALL..RETURN cCLIENT [NAME] {PART; PART} OUTCOME [time=T] [weak] [seq=N]
+//	CALL..RETURN cCLIENT VERB KEY … -> OUTCOME …
+//
+// A part is what parse reads behind the client; without "->" it is done.
+func parseTransaction(line string) (t Transaction, err error) {
+	head, rest, many := strings.Cut(line, "{")
+	if !many {
+		op, err := parse(line)
+		return Single(op), err
+	}
+	body, tail, _ := strings.Cut(rest, "}")
+	f := strings.Fields(head)
+	op, err := parse(strings.Join(f[:2], " ") + " get k -> done")
+	if err != nil {
+		return t, err
+	}
+	t = Transaction{Client: op.Client, Call: op.Call, Return: op.Return, Name: strings.Join(f[2:], " ")}
+	for part := range strings.SplitSeq(body, ";") {
+		part = strings.TrimSpace(part)
+		if !strings.Contains(part, "->") {
+			part += " -> done"
+		}
+		op, err := parse("0..0 c0 " + part)
+		if err != nil {
+			return t, err
+		}
+		t.Parts = append(t.Parts, Part{op.Input, op.Output})
+	}
+	for i, w := range strings.Fields(tail) {
+		name, number, _ := strings.Cut(w, "=")
+		n, _ := strconv.ParseUint(number, 10, 64)
+		switch {
+		case i == 0:
+			o := slices.Index(outcomeNames[:], w)
+			if o < 0 {
+				return t, fmt.Errorf("%q: no such outcome", line)
+			}
+			t.Outcome = Outcome(o)
+		case w == "weak":
+			t.Weak = true
+		case name == "seq":
+			t.Seq = int(n)
+		case name == "time":
+			t.Time = n
+		}
+	}
+	return t, nil
+}

@@ -178,6 +178,7 @@ func (w *bulk) Judge() []history.Verdict {
 		w.answers(),
 		history.Linearizability{Timeout: w.o.Timeout}.Check(ops),
 		history.Versions{Stored: w.stored, Complete: true}.Check(ops, nil),
+		history.StrictSerializability{}.Check(history.Singles(ops)), // with the order inside of ordered bulks
 	}
 	if w.read {
 		checks = append(checks, w.elements.Judge(w.there))

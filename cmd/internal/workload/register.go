@@ -88,5 +88,6 @@ func (w *register) Judge() []history.Verdict {
 		w.answers(),
 		history.Linearizability{Timeout: w.o.Timeout}.Check(ops),
 		history.Versions{Stored: w.stored, Complete: true}.Check(ops, nil),
+		history.StrictSerializability{}.Check(history.Singles(ops)),
 	}
 }

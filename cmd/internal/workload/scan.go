@@ -193,6 +193,10 @@ func (w *scan) membership(name string, how scanning, docs []*client.Document) []
 	if how.reverse {
 		slices.Reverse(ids)
 	}
+	part := func(id string, out history.Output) history.Part {
+		return history.Part{Input: history.Input{Key: keyed(name, id), Verb: history.Get, AtTime: how.at}, Output: out}
+	}
+	missing := history.Output{Outcome: history.Missing}
 	var parts []history.Part
 	next := 0
 	for _, d := range docs {
@@ -202,13 +206,10 @@ func (w *scan) membership(name string, how scanning, docs []*client.Document) []
 			return nil
 		}
 		for _, absent := range ids[next : next+i] {
-			parts = append(parts, history.Part{
-				Input: history.Input{Key: keyed(name, absent), Verb: history.Get}, Output: history.Output{Outcome: history.Missing},
-			})
+			parts = append(parts, part(absent, missing))
 		}
 		next += i + 1
-		out := w.read(d.ID, d)
-		parts = append(parts, history.Part{Input: history.Input{Key: keyed(name, d.ID), Verb: history.Get}, Output: out})
+		parts = append(parts, part(d.ID, w.read(d.ID, d)))
 	}
 	if how.limit != 0 && len(docs) == how.limit {
 		return parts
@@ -217,9 +218,7 @@ func (w *scan) membership(name string, how scanning, docs []*client.Document) []
 		w.anomaly("phantom", "%s of %s with limit %d gave %d documents", how, name, how.limit, len(docs))
 	}
 	for _, absent := range ids[next:] {
-		parts = append(parts, history.Part{
-			Input: history.Input{Key: keyed(name, absent), Verb: history.Get}, Output: history.Output{Outcome: history.Missing},
-		})
+		parts = append(parts, part(absent, missing))
 	}
 	return parts
 }
@@ -286,8 +285,21 @@ func (w *scan) Final(ctx context.Context, db *client.DB) error {
 
 func (w *scan) Judge() []history.Verdict {
 	ops, scans := w.recorder.Operations(), w.recorder.Transactions()
-	return []history.Verdict{
-		w.answers(),
-		history.Versions{Stored: w.stored, Complete: true}.Check(ops, scans),
+	checks := []history.Verdict{w.answers(), history.Versions{Stored: w.stored, Complete: true}.Check(ops, scans)}
+	for _, name := range []string{grouped, spread} {
+		var txns []history.Transaction
+		for _, t := range append(history.Singles(ops), scans...) {
+			if len(t.Parts) == 0 || !strings.HasPrefix(t.Parts[0].Input.Key, name+":") {
+				continue
+			}
+			// Writers of different groups owe each other no order that a scan
+			// of all groups had to show; every scan owes one to all of them.
+			t.Weak = name == spread && t.Parts[0].Input.Writes()
+			txns = append(txns, t)
+		}
+		v := history.StrictSerializability{}.Check(txns)
+		v.Checker += " (" + name + ")"
+		checks = append(checks, v)
 	}
+	return checks
 }

@@ -51,7 +51,7 @@ func TestHealthy(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	l, err := Start(ctx, dbs, LoadOptions{Operations: 250, Impatience: 0.03, Seed: 3}, ws...)
+	l, err := Start(ctx, dbs, LoadOptions{Operations: 120, Impatience: 0.03, Seed: 3}, ws...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestHealthy(t *testing.T) {
 	t.Log("\n" + Text(verdicts))
 	unknown := int64(0)
 	for _, v := range verdicts {
-		if v.Counts.Answered < 700 {
+		if v.Counts.Answered < 350 {
 			t.Errorf("%s: only %d answers", v.Workload, v.Counts.Answered)
 		}
 		unknown += v.Counts.Unknown
