@@ -42,6 +42,12 @@ type Config struct {
 	// peers and refuses everything. Nil: the error is only logged.
 	OnFatal func(error)
 
+	// JoinAfterFatal has Close join everything after a fatal error too, the
+	// engines included. It is for a process that goes on without this node, and
+	// whose files are out of the node's reach by then: closing an engine writes
+	// to them, and after a fatal error no write may land.
+	JoinAfterFatal bool
+
 	// OnHalt is called when one replica stops for good while the node goes on:
 	// it differs from its leader, or cannot read an entry. May be nil.
 	OnHalt func(*HaltError)

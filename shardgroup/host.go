@@ -119,10 +119,17 @@ func (h *Host) closeStores() error {
 	if h.stable != nil {
 		errs = append(errs, h.stable.Close())
 	}
-	if h.state != nil && !h.dead.Load() {
+	dead := h.dead.Load()
+	if dead && !h.cfg.JoinAfterFatal {
+		return errors.Join(errs...)
+	}
+	if h.state != nil {
+		if dead {
+			h.state.Abandon()
+		}
 		errs = append(errs, h.state.Close())
 	}
-	if h.logs != nil && !h.dead.Load() {
+	if h.logs != nil {
 		errs = append(errs, h.logs.close())
 	}
 	return errors.Join(errs...)
@@ -353,7 +360,7 @@ func (h *Host) Close() error {
 		h.bg.Wait()
 		done <- errors.Join(err, h.closeStores())
 	}()
-	if !h.dead.Load() {
+	if !h.dead.Load() || h.cfg.JoinAfterFatal {
 		return <-done
 	}
 	limit := time.NewTimer(3 * time.Second)

@@ -85,6 +85,9 @@ type Engine struct {
 	po   *pebble.Options // for writing tables to ingest
 
 	fatal sync.Once
+	// gone is closed by Abandon: who waits for the end of the process after a
+	// fatal error waits no more.
+	gone chan struct{}
 
 	// open is held for reading while the engine is used; Close takes it for
 	// writing, so that it waits for readers instead of pulling the files away.
@@ -100,7 +103,7 @@ type Engine struct {
 
 // OpenEngine opens or creates the engine in dir.
 func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
-	e := &Engine{dir: dir, opts: opts.withDefaults()}
+	e := &Engine{dir: dir, opts: opts.withDefaults(), gone: make(chan struct{})}
 	if err := vfs.MakeDir(e.opts.FS, dir); err != nil {
 		return nil, fmt.Errorf("state engine: %w", err)
 	}
@@ -173,7 +176,7 @@ func (e *Engine) Dir() string { return e.dir }
 func (e *Engine) FS() vfs.FS { return e.opts.FS }
 
 // Close flushes, waits for readers and closes the files. After a fatal error it
-// must not be called: the process is to end.
+// must not be called, unless Abandon was: the process is to end.
 func (e *Engine) Close() error {
 	e.open.Lock()
 	defer e.open.Unlock()
@@ -183,6 +186,11 @@ func (e *Engine) Close() error {
 	e.closed = true
 	return errors.Join(e.db.Flush(), e.db.Close())
 }
+
+// Abandon lets go of what has met a fatal error and waits for the end of the
+// process, in a process that does not end; Close may be called then. The files
+// must be out of reach: what goes on would write to them.
+func (e *Engine) Abandon() { close(e.gone) }
 
 // acquire keeps the engine open until release.
 func (e *Engine) acquire() error {
@@ -307,7 +315,7 @@ func (l engineLogger) Errorf(format string, args ...any) {
 
 func (l engineLogger) Fatalf(format string, args ...any) {
 	l.e.die(fmt.Errorf(format, args...))
-	select {}
+	<-l.e.gone
 }
 
 // isNotExist says that a file is missing.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -149,10 +148,7 @@ type reach struct{ n *Node }
 
 // StatusAt asks by client address.
 func (r reach) StatusAt(ctx context.Context, addr string) (wire.NodeStatus, error) {
-	var d net.Dialer
-	return admin.StatusAt(ctx, func(ctx context.Context, addr string) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", addr)
-	}, addr, serverName())
+	return admin.StatusAt(ctx, r.n.cfg.Dial, addr, serverName())
 }
 
 // Adopt sends an identity, or the question for one, to a node.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/vfs"
+	"github.com/impossibledb/idb/shardgroup"
 )
 
 // Config is what one node needs to know at start. The zero value of every
@@ -56,6 +58,11 @@ type Config struct {
 	FS        vfs.FS
 	FreeSpace func(dir string) (free uint64, err error)
 	Now       func() time.Time
+	// Listen opens a port, and Dial connects to one: TCP.
+	Listen func(addr string) (net.Listener, error)
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	// Host, if not nil, may change what the host of the groups is opened with.
+	Host func(*shardgroup.Config)
 }
 
 // Defaults of the three ports.
@@ -96,6 +103,15 @@ func (c Config) withDefaults() Config {
 		c.FreeSpace = func(dir string) (uint64, error) {
 			s, err := vfs.SpaceOf(c.FS, dir)
 			return s.FreeBytes, err
+		}
+	}
+	if c.Listen == nil {
+		c.Listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	}
+	if c.Dial == nil {
+		var d net.Dialer
+		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
 	return c

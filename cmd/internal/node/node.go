@@ -68,7 +68,7 @@ func listen(cfg Config) (p ports, err error) {
 		name string
 		addr string
 	}{{&p.client, "client", cfg.ClientAddr}, {&p.peer, "peer", cfg.PeerAddr}, {&p.http, "http", cfg.HTTPAddr}} {
-		*l.to, err = net.Listen("tcp", l.addr)
+		*l.to, err = cfg.Listen(l.addr)
 		if err == nil {
 			continue
 		}
@@ -152,6 +152,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 		NodeID: n.self, Incarnation: n.dir.id.Incarnation,
 		ClusterID: n.clusterID,
 		Listener:  n.listeners.peer,
+		Dial:      n.cfg.Dial,
 		Resolve:   n.resolve,
 		Logger:    log,
 		Observe:   n.metrics.observe,
@@ -159,7 +160,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	n.host, err = shardgroup.OpenHost(shardgroup.Config{
+	host := shardgroup.Config{
 		NodeID: n.self, Incarnation: n.dir.id.Incarnation,
 		Dir: n.cfg.DataDir, FS: n.cfg.FS,
 		Peers: n.peers, Clock: n.clock, Logger: log,
@@ -173,8 +174,11 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 		DiskReserve: n.cfg.DiskReserveBytes,
 		FreeSpace:   func() (uint64, error) { return n.cfg.FreeSpace(n.cfg.DataDir) },
 		Retention:   n.retention,
-	})
-	if err != nil {
+	}
+	if n.cfg.Host != nil {
+		n.cfg.Host(&host)
+	}
+	if n.host, err = shardgroup.OpenHost(host); err != nil {
 		return err
 	}
 	n.places = placement.NewService(placement.Options{
@@ -235,6 +239,24 @@ func (n *Node) die(err error) {
 // stalled, or a port did. Nothing is served any more, and there is no orderly
 // end: what the disk still does cannot be trusted.
 func (n *Node) Fatal() <-chan error { return n.fatal }
+
+// Ready says why this node cannot do its part in the cluster; nil if it can.
+func (n *Node) Ready() error { return n.notReady() }
+
+// Host is what runs the node's groups, for checkers that compare replicas.
+func (n *Node) Host() *shardgroup.Host { return n.host }
+
+// Groups are this node's replicas, the placement group first.
+func (n *Node) Groups() []wire.GroupStatus { return n.groupStatus() }
+
+// Close ends the node at once, without handing anything over, and joins every
+// goroutine.
+func (n *Node) Close() error {
+	n.stopping.Store(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return n.close(ctx)
+}
 
 // ID is the node's name.
 func (n *Node) ID() string { return n.cfg.ID }
