@@ -7,6 +7,9 @@ LDFLAGS := -X github.com/impossibledb/idb/cmd/internal/node.Version=$(VERSION)
 # What `make fuzz` gives each target, and `make soak` in all.
 FUZZTIME ?= 20s
 SOAKTIME ?= 10m
+# Where `make sim` begins and how many seeds it runs.
+FIRST ?= 1
+SEEDS ?= 2000
 
 # Seeded runs of `make rules`.
 RULES ?= 50000
@@ -47,6 +50,10 @@ check: ## gofmt, vet, staticcheck, known vulnerabilities
 .PHONY: rules
 rules: ## state machines and leaders stepped over plain logs: RULES seeded runs of each ring
 	$(GO) test ./cmd/internal/rules -count 1 -v -rules.seeds $(RULES)
+
+.PHONY: sim
+sim: ## SEEDS random disasters in virtual time, from FIRST on, and all scenarios; SEED=n: that one
+	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST))
 
 .PHONY: soak
 soak: ## mixed load and random kills for SOAKTIME, judged by checkers

@@ -1,0 +1,164 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/vfs"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+
+	pebble "github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// This file has the checks of a cluster at rest: everything is healed, no
+// client works, every machine runs.
+
+// settleWithin is how long replicas may take to be as far as each other once
+// nobody writes.
+const settleWithin = 10 * time.Second
+
+// replica is one of a group's, on one machine.
+type replica struct {
+	node  *Node
+	group *shardgroup.Group
+}
+
+// replicas are those of every shard group.
+func (c *Cluster) replicas() map[placement.GroupID][]replica {
+	all := map[placement.GroupID][]replica{}
+	for _, n := range c.Nodes {
+		if r := n.Running(); r != nil {
+			for _, g := range r.Host().Groups() {
+				all[g.ID()] = append(all[g.ID()], replica{n, g})
+			}
+		}
+	}
+	return all
+}
+
+// CheckReplicas waits until the replicas of every group have applied the same,
+// and compares them, row for row, with each other and with a replay of the log.
+func (c *Cluster) CheckReplicas(ctx context.Context) []error {
+	var found []error
+	all := c.replicas()
+	if len(all) != c.o.Shards {
+		found = append(found, fmt.Errorf("%d shard groups run, %d were formed", len(all), c.o.Shards))
+	}
+	for id, rs := range all {
+		if len(rs) != c.o.Replicas {
+			found = append(found, fmt.Errorf("%s runs on %d machines of %d", id, len(rs), c.o.Replicas))
+		}
+		if err := settle(ctx, rs); err != nil {
+			found = append(found, fmt.Errorf("%s: %w", id, err))
+			continue
+		}
+		for _, r := range rs[1:] {
+			if err := difference(rs[0], r); err != nil {
+				found = append(found, fmt.Errorf("%s: replicas on %s and %s differ: %w", id, rs[0].node.ID, r.node.ID, err))
+			}
+		}
+		if err := c.replay(rs[0]); err != nil {
+			found = append(found, fmt.Errorf("%s on %s: %w", id, rs[0].node.ID, err))
+		}
+	}
+	return found
+}
+
+// settle waits until all have applied what any has.
+func settle(ctx context.Context, rs []replica) error {
+	deadline := time.Now().Add(settleWithin)
+	for {
+		low, high := uint64(1<<63), uint64(0)
+		for _, r := range rs {
+			applied := r.group.Machine().Applied()
+			low, high = min(low, applied), max(high, applied)
+			if s := r.group.Status(); s.Error != "" {
+				return fmt.Errorf("the replica on %s: %s", r.node.ID, s.Error)
+			}
+		}
+		if low == high {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("the replicas do not catch up: entries up to %d are applied everywhere, up to %d somewhere", low, high)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// difference is the first row that differs.
+func difference(a, b replica) error {
+	if x, y := a.group.Machine().Applied(), b.group.Machine().Applied(); x != y {
+		return fmt.Errorf("one has applied %d, the other %d: somebody still writes", x, y)
+	}
+	return compareRows(a.group.ID(), a.group.Machine().Engine(), b.group.Machine().Engine())
+}
+
+type row struct{ key, value []byte }
+
+func rowsOf(e *mvcc.Engine, g placement.GroupID) (rows []row, err error) {
+	r, err := e.NewReader(g, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	start, end := mvcc.GroupSpan(g)
+	err = r.Each(start, end, func(k, v []byte) error {
+		rows = append(rows, row{bytes.Clone(k), bytes.Clone(v)})
+		return nil
+	})
+	return rows, err
+}
+
+func compareRows(g placement.GroupID, a, b *mvcc.Engine) error {
+	one, err := rowsOf(a, g)
+	if err != nil {
+		return err
+	}
+	other, err := rowsOf(b, g)
+	if err != nil {
+		return err
+	}
+	for i := range max(len(one), len(other)) {
+		switch {
+		case i >= len(one):
+			return fmt.Errorf("only the second has row %x", other[i].key)
+		case i >= len(other):
+			return fmt.Errorf("only the first has row %x", one[i].key)
+		case !bytes.Equal(one[i].key, other[i].key):
+			return fmt.Errorf("row %d is %x in one and %x in the other", i, one[i].key, other[i].key)
+		case !bytes.Equal(one[i].value, other[i].value):
+			return fmt.Errorf("row %x is %x in one and %x in the other", one[i].key, one[i].value, other[i].value)
+		}
+	}
+	return nil
+}
+
+// replay compares a replica with what its log makes of an empty machine.
+func (c *Cluster) replay(r replica) error {
+	e, err := mvcc.OpenEngine("replay", mvcc.EngineOptions{FS: vfs.FS(pebble.NewMem()), MemTableBytes: 1 << 20, CacheBytes: 1 << 20})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	m, err := r.group.Replay(e)
+	if errors.Is(err, shardgroup.ErrLogTruncated) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if m.Applied() != r.group.Machine().Applied() {
+		return nil // somebody still writes: difference has said so
+	}
+	if err := compareRows(r.group.ID(), r.group.Machine().Engine(), e); err != nil {
+		return fmt.Errorf("the state is not what the log says: %w", err)
+	}
+	c.replays++
+	return nil
+}

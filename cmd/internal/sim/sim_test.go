@@ -1,0 +1,153 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/impossibledb/idb/cmd/internal/workload"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "run this seed only")
+	seedsFlag = flag.Int("seeds", 40, "how many seeds to run")
+	firstFlag = flag.Uint64("first", 1, "the first of them")
+	outFlag   = flag.String("out", filepath.Join(os.TempDir(), "idb-sim"), "where the plan and the pictures of a failure go")
+)
+
+// realLimit is what one run may take in real time: virtual time that stands
+// still is found so.
+const realLimit = 3 * time.Minute
+
+// play runs a plan in a bubble of its own and judges it.
+func play(t *testing.T, p *Plan, seed uint64) (res *Result) {
+	t.Helper()
+	// A panic of the nodes ends every run of the process; with
+	// GODEBUG=tracebacklabels=1 the trace names this one.
+	pprof.Do(context.Background(), pprof.Labels("run", t.Name()), func(ctx context.Context) {
+		standsStill := time.AfterFunc(realLimit, func() {
+			buf := make([]byte, 16<<20)
+			buf = buf[:runtime.Stack(buf, true)]
+			fmt.Fprintf(os.Stderr, "%s stands still in virtual time\n%s\n%s\n", t.Name(), p, buf)
+			os.Exit(3)
+		})
+		defer standsStill.Stop()
+		var err error
+		synctest.Test(t, func(t *testing.T) {
+			res, err = Run(ctx, p, seed, testLog())
+		})
+		if err != nil {
+			t.Fatalf("the run could not be made: %v\n%s", err, p)
+		}
+	})
+	res.Judge()
+	totals.add(res)
+	return res
+}
+
+// totals are what all runs together have done.
+var totals sum
+
+type sum struct {
+	mu                        sync.Mutex
+	runs, replayed            int
+	answered                  int64
+	virtual, resumed, slowest time.Duration
+}
+
+func (s *sum) add(r *Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.runs++
+	s.replayed += r.Replayed
+	s.answered += r.Answered
+	s.virtual += r.Virtual
+	s.slowest = max(s.slowest, r.Resumed)
+}
+
+func (s *sum) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("%d runs, %.1f virtual hours, %d operations answered, %d logs replayed, writes went on after %v at most",
+		s.runs, s.virtual.Hours(), s.answered, s.replayed, s.slowest.Round(time.Millisecond))
+}
+
+// fail prints a failure at once and leaves what helps to understand it.
+func fail(t *testing.T, p *Plan, res *Result, again string) {
+	t.Fail()
+	name := filepath.Base(t.Name())
+	report := fmt.Sprintf("\n%s fails\n%s", t.Name(), res.Report(p, again))
+	for i, a := range res.Anomalies {
+		if len(a.Page) == 0 {
+			continue
+		}
+		path := filepath.Join(*outFlag, fmt.Sprintf("%s-%d.html", name, i+1))
+		if err := errors.Join(os.MkdirAll(*outFlag, 0o755), os.WriteFile(path, a.Page, 0o644)); err == nil {
+			report += "picture: " + path + "\n"
+		}
+	}
+	fmt.Println(report)
+}
+
+// TestSeeds runs random plans.
+func TestSeeds(t *testing.T) {
+	first, n := *firstFlag, *seedsFlag
+	if *seedFlag != 0 {
+		first, n = *seedFlag, 1
+	} else if testing.Short() {
+		n = min(n, 8)
+	}
+	t.Run("run", func(t *testing.T) {
+		for seed := first; seed < first+uint64(n); seed++ {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				p := RandomPlan(seed, workload.Names())
+				res := play(t, p, seed)
+				if res.Err() != nil {
+					fail(t, p, res, fmt.Sprintf("make sim SEED=%d", seed))
+				} else if *seedFlag != 0 {
+					t.Logf("\n%s\n%s", p, res)
+				}
+			})
+		}
+	})
+	fmt.Println("seeds:", &totals)
+}
+
+// TestScenarios runs the plans that were written down.
+func TestScenarios(t *testing.T) {
+	const dir = "../../../testdata/scenarios"
+	files, err := filepath.Glob(dir + "/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scenarios in", dir, err)
+	}
+	for _, file := range files {
+		name := filepath.Base(file[:len(file)-len(".txt")])
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := ParsePlan(string(text))
+			if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			res := play(t, p, 1)
+			if res.Err() != nil {
+				fail(t, p, res, fmt.Sprintf("go test ./cmd/internal/sim -run 'TestScenarios/^%s$'", name))
+			} else if testing.Verbose() {
+				t.Logf("\n%s\n%s", p, res)
+			}
+		})
+	}
+}
