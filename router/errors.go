@@ -139,7 +139,14 @@ func (r *Router) wireError(err error, s subject) *wire.Error {
 		e.RetryAfterMillis = 20
 		return e
 	case errors.Is(err, shardgroup.ErrDiskFull):
-		e := refuse(wire.CodeDiskFull, "%s: the disk of node %s is full up to its reserve, writes are refused (free space, then retry)", s, r.opts.Self)
+		what := fmt.Sprintf("the disk of node %s is", r.opts.Self)
+		var full *shardgroup.DiskFullError
+		if errors.As(err, &full) && len(full.Nodes) == 1 {
+			what = fmt.Sprintf("the disk of node %s is", full.Nodes[0])
+		} else if full != nil {
+			what = fmt.Sprintf("the disks of nodes %s are", joinNodes(full.Nodes))
+		}
+		e := refuse(wire.CodeDiskFull, "%s: %s full up to its reserve, writes are refused (free space, then retry)", s, what)
 		e.RetryAfterMillis = 1000
 		return e
 	case errors.As(err, &halted), errors.Is(err, shardgroup.ErrStopped), errors.Is(err, shardgroup.ErrNoGroup):
@@ -257,4 +264,20 @@ func notLeaderHere(g placement.GroupID, leader placement.NodeID, s subject) *wir
 		e.Message = fmt.Sprintf("%s: %s is led by %s (ask it)", s, g, leader)
 	}
 	return e
+}
+
+// joinNodes is "n1, n2 and n3".
+func joinNodes(nodes []placement.NodeID) string {
+	var b strings.Builder
+	for i, n := range nodes {
+		switch {
+		case i == 0:
+		case i == len(nodes)-1:
+			b.WriteString(" and ")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(string(n))
+	}
+	return b.String()
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
 )
 
@@ -134,6 +135,7 @@ func TestWireErrors(t *testing.T) {
 		{shardgroup.ErrOutcomeUnknown, wire.CodeOutcomeUnknown, "may yet happen"},
 		{shardgroup.ErrOverloaded, wire.CodeOverloaded, "too many writes"},
 		{shardgroup.ErrDiskFull, wire.CodeDiskFull, "n1 is full"},
+		{&shardgroup.DiskFullError{Group: 1, Nodes: []placement.NodeID{"n2", "n3"}}, wire.CodeDiskFull, "nodes n2 and n3 are full"},
 		{shardgroup.ErrStopped, wire.CodeUnavailable, "n1 does not serve"},
 		{shardgroup.ErrNoGroup, wire.CodeUnavailable, "n1 does not serve"},
 		{&shardgroup.HaltError{Group: 3, Err: errors.New("x")}, wire.CodeUnavailable, "n1 does not serve"},

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -480,7 +481,10 @@ func (g *Group) admit(ctx context.Context) error {
 		return err
 	}
 	if g.host.full.Load() {
-		return ErrDiskFull
+		return &DiskFullError{Group: g.id, Nodes: []placement.NodeID{g.host.cfg.NodeID}}
+	}
+	if short := g.short.Load(); short != nil {
+		return short
 	}
 	return nil
 }

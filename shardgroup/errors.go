@@ -47,6 +47,21 @@ func (e *NotLeaderError) Error() string {
 	return fmt.Sprintf("shardgroup: %s is led by %s (ask it instead)", e.Group, e.Leader)
 }
 
+// DiskFullError says that nothing was done because too few members of the group
+// have disk space above their reserve to make a majority. It is ErrDiskFull.
+type DiskFullError struct {
+	Group placement.GroupID
+	Nodes []placement.NodeID // those without
+}
+
+// Error names the nodes.
+func (e *DiskFullError) Error() string {
+	return fmt.Sprintf("shardgroup: %s has too few members with disk space above their reserve: %v are full", e.Group, e.Nodes)
+}
+
+// Is says that this is ErrDiskFull.
+func (e *DiskFullError) Is(target error) bool { return target == ErrDiskFull }
+
 // HaltError says why a replica stopped for good: it could not apply an entry,
 // or its state differs from its leader's.
 type HaltError struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -360,6 +361,26 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("a node without space went from %d to %d documents", had, n)
 	}
 	free[behind[1]-'0'].Store(10 * reserve)
+	c.equal(1)
+
+	// The leader has space and the others do not: no majority could take an
+	// entry, and saying so is better than an unknown outcome.
+	l = c.leader(1)
+	self := l.host.cfg.NodeID
+	for i := 1; i <= 3; i++ {
+		if i != int(self[1]-'0') {
+			free[i].Store(reserve / 8)
+		}
+	}
+	c.wait("the leader to refuse for the others", func() bool {
+		_, err := c.leader(1).Propose(ctxFor(t, time.Second), write(wire.OpPut, "e", body))
+		var full *DiskFullError
+		return errors.As(err, &full) && len(full.Nodes) == 2 && !slices.Contains(full.Nodes, self)
+	})
+	for i := 1; i <= 3; i++ {
+		free[i].Store(10 * reserve)
+	}
+	c.must(1, write(wire.OpPut, "f", body))
 	c.equal(1)
 	if now := c.leader(1).raft.CurrentTerm(); now != term {
 		t.Logf("term went from %d to %d", term, now) // a handover at most

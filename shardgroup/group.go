@@ -29,6 +29,10 @@ type Group struct {
 	promise promises
 	keeper  keeper
 
+	// short is why the leader refuses writes although its own disk has space:
+	// the members with space are no majority. nil: they are one.
+	short atomic.Pointer[DiskFullError]
+
 	snapping atomic.Bool // a snapshot is being taken
 	reloadMu sync.Mutex  // held while raft's settings are changed
 }

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/transport"
@@ -75,6 +77,7 @@ func (k *keeper) end() {
 // watch does what must not wait for a proposal of the group's own.
 func (k *keeper) watch(ctx context.Context) {
 	k.moveAfter = time.Now().Add(preferAfter)
+	defer k.g.short.Store(nil)
 	tick := time.NewTicker(keeperTick)
 	defer tick.Stop()
 	for {
@@ -84,8 +87,33 @@ func (k *keeper) watch(ctx context.Context) {
 		case now := <-tick.C:
 			k.g.batcher.expire(now, k.g.host.cfg.ProposalTimeout)
 			k.move(ctx, now)
+			k.g.measureMembers()
 		}
 	}
+}
+
+// measureMembers finds out whether the members with disk space are a majority:
+// entries that no majority takes would end as unknown. A member tells with its
+// answers, also to heartbeats, and what it told last counts: one that is gone
+// is no help either.
+func (g *Group) measureMembers() {
+	var full []placement.NodeID
+	voters := 0
+	for _, s := range g.servers() {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		n, _ := transport.SplitServerID(s.ID)
+		if s.ID == g.self && g.host.full.Load() || s.ID != g.self && g.trans.Progress(s.ID).Full {
+			full = append(full, n)
+		}
+	}
+	if voters-len(full) > voters/2 {
+		g.short.Store(nil)
+		return
+	}
+	g.short.Store(&DiskFullError{Group: g.id, Nodes: full})
 }
 
 // run proposes what the group needs for itself.
