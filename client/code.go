@@ -30,6 +30,12 @@ type (
 	Settings = wire.Settings
 	// Topology is the placement map, the nodes and the catalog.
 	Topology = wire.Topology
+	// CheckRequest says what of a shard group to compare.
+	CheckRequest = wire.CheckRequest
+	// CheckReply is what was found.
+	CheckReply = wire.CheckReply
+	// CheckFinding is something that is not as it should be.
+	CheckFinding = wire.CheckFinding
 	// ClusterStatus is every node's answer, or why there is none.
 	ClusterStatus = wire.ClusterStatus
 	// NodeStatus is what one node knows of itself.

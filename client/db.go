@@ -111,6 +111,17 @@ func (db *DB) Status(ctx context.Context) (*ClusterStatus, error) {
 	return &s, nil
 }
 
+// Check compares the replicas of one shard group, or of some of its partitions,
+// while the group works. It takes as long as the replicas take to read their
+// rows: give ctx a deadline that suits it.
+func (db *DB) Check(ctx context.Context, req CheckRequest) (*CheckReply, error) {
+	var reply CheckReply
+	if err := db.control(ctx, "check", wire.KindCheck, &req, &reply); err != nil {
+		return nil, err
+	}
+	return &reply, nil
+}
+
 // NodeStatus is the status of whichever node answers: with one address, of that
 // node also before it belongs to a cluster.
 func (db *DB) NodeStatus(ctx context.Context) (*NodeStatus, error) {

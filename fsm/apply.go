@@ -129,10 +129,11 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}
 		// What Collect removes depends on what is stored: the state at the end
-		// of the entry before, however many entries this call brought.
+		// of the entry before, however many entries this call brought. A Mark
+		// looks at the state at the end of its own.
 		cut := false
 		for c := range commands {
-			cut = cut || commands[c].Collect != nil
+			cut = cut || commands[c].Collect != nil || commands[c].Mark != nil
 		}
 		if cut {
 			if err := a.commit(); err != nil {
@@ -152,6 +153,7 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 			if err := a.commit(); err != nil {
 				return err
 			}
+			a.m.mark(e.Index, commands)
 		}
 	}
 	return nil
@@ -182,6 +184,9 @@ func (a *applier) command(c *Command, r *Result) error {
 		return a.drop(c.Drop)
 	case c.Digest != nil:
 		return a.compare(c.Digest)
+	case c.Mark != nil:
+		a.fold(opState, c.Mark.ID[:])
+		return nil
 	default:
 		return fmt.Errorf("empty command: %w", ErrDamaged)
 	}

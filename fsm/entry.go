@@ -28,6 +28,7 @@ import (
 //	collect  n uvarint | (length uvarint, key) ...
 //	drop     collection uvarint
 //	digest   at uvarint | value u64
+//	mark     id 16 | flags u8 | from, to, bucket, rate uvarint
 //
 // Fixed numbers are big endian. A change to any of this is a new format or a
 // new kind: entries outlive the program that wrote them.
@@ -47,6 +48,7 @@ const (
 	kindCollect commandKind = 5
 	kindDrop    commandKind = 6
 	kindDigest  commandKind = 7
+	kindMark    commandKind = 8
 
 	// 16 to 23 are reserved for transactions (prepare, decide, resolve, abort),
 	// 24 to 31 for partition moves, 32 to 39 for indexes and schemas.
@@ -57,6 +59,8 @@ const (
 	flagPresent   = wire.CondPresent
 	flagReturnDoc = 1 << 7
 	condFlags     = flagAbsent | flagPresent
+
+	flagMarkState = 1 << 0
 )
 
 const (
@@ -87,7 +91,7 @@ func AppendEntry(dst []byte, commands []Command) ([]byte, error) {
 // refused before it is packed with others.
 func (c *Command) Check() error {
 	set := 0
-	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil} {
+	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil, c.Mark != nil} {
 		if s {
 			set++
 		}
@@ -122,6 +126,8 @@ func (c *Command) EncodedLen() int {
 			n += varints + len(k)
 		}
 		return n
+	case c.Mark != nil:
+		return commandHead + 16 + 1 + 4*varints
 	default:
 		return commandHead + 2*varints
 	}
@@ -191,6 +197,18 @@ func appendCommand(dst []byte, c *Command) ([]byte, error) {
 		head(kindDigest)
 		dst = binary.AppendUvarint(dst, c.Digest.At)
 		dst = binary.BigEndian.AppendUint64(dst, c.Digest.Value)
+	case c.Mark != nil:
+		head(kindMark)
+		var flags byte
+		if c.Mark.State {
+			flags |= flagMarkState
+		}
+		dst = append(dst, c.Mark.ID[:]...)
+		dst = append(dst, flags)
+		dst = binary.AppendUvarint(dst, uint64(c.Mark.From))
+		dst = binary.AppendUvarint(dst, uint64(c.Mark.To))
+		dst = binary.AppendUvarint(dst, uint64(c.Mark.Bucket))
+		dst = binary.AppendUvarint(dst, uint64(c.Mark.RateKiB))
 	}
 	return dst, nil
 }
@@ -286,6 +304,8 @@ func (d *entryDecoder) command() {
 		c.Drop = &Drop{Collection: placement.CollectionID(d.uvarint32())}
 	case kindDigest:
 		c.Digest = &Digest{At: d.uvarint(), Value: d.u64()}
+	case kindMark:
+		c.Mark = d.mark()
 	default:
 		d.bad = fmt.Errorf("command of kind %d: %w", kind, ErrNewer)
 		return
@@ -317,6 +337,26 @@ func (d *entryDecoder) write(w *Write) {
 	if body := d.bytes(wire.MaxFrameBytes); len(body) > 0 {
 		w.Item.Body = body
 	}
+}
+
+func (d *entryDecoder) mark() *Mark {
+	k := &Mark{}
+	if len(d.b) < len(k.ID) {
+		d.fail(errShort)
+		return k
+	}
+	d.b = d.b[copy(k.ID[:], d.b):]
+	flags := d.u8()
+	if d.bad == nil && flags&^flagMarkState != 0 {
+		d.bad = fmt.Errorf("mark with flags %#x: %w", flags, ErrNewer)
+		return k
+	}
+	k.State = flags&flagMarkState != 0
+	k.From = placement.PartitionID(d.uvarint32())
+	k.To = placement.PartitionID(d.uvarint32())
+	k.Bucket = d.uvarint32()
+	k.RateKiB = d.uvarint32()
+	return k
 }
 
 func (d *entryDecoder) fail(err error) {

@@ -39,6 +39,7 @@ func everyCommand() []Command {
 		{Collect: &Collect{Keys: [][]byte{{1, 2, 3}, bytes.Repeat([]byte{7}, 200)}}},
 		{Drop: &Drop{Collection: 4}},
 		{Digest: &Digest{At: 1000, Value: 0xdeadbeefcafef00d}},
+		{Time: 6, Mark: &Mark{ID: id.Random, State: true, From: 3, To: 271, Bucket: 256, RateKiB: 32 << 10}},
 	}
 }
 

@@ -26,6 +26,19 @@ type replica struct {
 	opts   mvcc.EngineOptions
 	engine *mvcc.Engine
 	*Machine
+
+	onMark func(index uint64, k Mark, pin func() (*Survey, error)) // nil: marks are passed over
+	locate func(c placement.CollectionID, id string) (placement.PartitionID, bool)
+
+	afterApply []func() // what onMark leaves to be done when Apply has returned
+}
+
+// runSurveys does what marks have left to be done.
+func (r *replica) runSurveys() {
+	for _, f := range r.afterApply {
+		f()
+	}
+	r.afterApply = nil
 }
 
 const testGroup placement.GroupID = 3
@@ -49,7 +62,20 @@ func (r *replica) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m, err := Open(Options{Group: testGroup, Engine: e})
+	m, err := Open(Options{
+		Group: testGroup, Engine: e,
+		OnMark: func(index uint64, k Mark, pin func() (*Survey, error)) {
+			if r.onMark != nil {
+				r.onMark(index, k, pin)
+			}
+		},
+		Locate: func(c placement.CollectionID, id string) (placement.PartitionID, bool) {
+			if r.locate == nil {
+				return 0, false
+			}
+			return r.locate(c, id)
+		},
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -1,10 +1,8 @@
 package fsm
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,6 +24,15 @@ type Options struct {
 	Group  placement.GroupID
 	Engine *mvcc.Engine
 	Logger hclog.Logger // nil is silent
+
+	// OnMark is called from Apply for each Mark, when the entry's effects are
+	// readable and before anything after it is applied. It must not block.
+	// pin keeps the state as it is for a Survey, which must be closed; it is of
+	// no use once OnMark has returned. Nil passes marks over.
+	OnMark func(index uint64, k Mark, pin func() (*Survey, error))
+	// Locate tells where a document belongs, for surveys; false if the
+	// collection is not known here (yet). Nil knows none.
+	Locate func(c placement.CollectionID, id string) (p placement.PartitionID, known bool)
 }
 
 // Machine is one replica's state of one shard group.
@@ -40,6 +47,8 @@ type Machine struct {
 	group  placement.GroupID
 	engine *mvcc.Engine
 	log    hclog.Logger
+	onMark func(uint64, Mark, func() (*Survey, error))
+	locate func(placement.CollectionID, string) (placement.PartitionID, bool)
 
 	applied atomic.Uint64
 	clock   atomic.Uint64
@@ -81,7 +90,7 @@ func Open(o Options) (*Machine, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String())}
+	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String()), onMark: o.OnMark, locate: o.Locate}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("opening the state of %s: %w", o.Group, err)
 	}
@@ -204,7 +213,7 @@ func (m *Machine) Horizons() (requests hlc.Timestamp, history []HistoryHorizon) 
 	for c, at := range m.view.Load().horizons {
 		history = append(history, HistoryHorizon{Collection: c, At: at})
 	}
-	slices.SortFunc(history, func(a, b HistoryHorizon) int { return cmp.Compare(a.Collection, b.Collection) })
+	sortHorizons(history)
 	return requests, history
 }
 
@@ -264,7 +273,7 @@ func (m *Machine) Stats() Stats {
 	for _, b := range by {
 		s.Collections = append(s.Collections, *b)
 	}
-	slices.SortFunc(s.Collections, func(a, b CollectionStats) int { return cmp.Compare(a.Collection, b.Collection) })
+	sortCollections(s.Collections)
 	return s
 }
 

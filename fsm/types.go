@@ -27,6 +27,7 @@ type Command struct {
 	Collect *Collect
 	Drop    *Drop
 	Digest  *Digest
+	Mark    *Mark
 }
 
 // Write changes one document.
@@ -81,6 +82,23 @@ type Drop struct{ Collection placement.CollectionID }
 type Digest struct {
 	At    uint64
 	Value uint64
+}
+
+// Mark is a place in the log at which the replicas' rows are compared: each one
+// that applies it keeps its rows as of the end of the entry and adds them up
+// beside its work (Survey). It changes nothing but the digest.
+type Mark struct {
+	ID [16]byte // random; names the comparison
+
+	// State takes the rows that belong to no partition and the order of the
+	// whole group's keys; From and To take partitions, To not included.
+	State    bool
+	From, To placement.PartitionID
+
+	// Bucket is 0 to add rows up; n lists those of bucket n-1 instead.
+	Bucket uint32
+	// RateKiB is how much each replica may read a second. 0 is up to it.
+	RateKiB uint32
 }
 
 // Result is the answer to one command. For a Write, Wire is complete but for

@@ -58,7 +58,11 @@ type testCore struct {
 	index  uint64           // guarded by mu
 	fail   []error          // guarded by mu; what the next proposals answer instead
 	lose   int              // guarded by mu; so many proposals are applied and their answers lost
-	clock  *hlc.Clock
+
+	// look, if set, changes what a node's replica answers to a question for findings.
+	look    func(node placement.NodeID, k fsm.Mark, f *fsm.Findings) (*fsm.Findings, error)
+	surveys map[[16]byte]*coreSurvey // guarded by mu
+	clock   *hlc.Clock
 }
 
 func newTestCluster(t testing.TB, nodes, shards int) *testCluster {
@@ -107,11 +111,18 @@ func newTestCluster(t testing.TB, nodes, shards int) *testCluster {
 	}
 	c.place(placement.Command{InitCluster: &placement.InitCluster{ClusterID: "test", Members: c.ids, Nodes: members, Groups: groups, Owners: owners}})
 	for _, g := range groups {
-		m, err := fsm.Open(fsm.Options{Group: g.ID, Engine: engine})
+		core := &testCore{id: g.ID, leader: g.Preferred, clock: c.clock, surveys: map[[16]byte]*coreSurvey{}}
+		core.machine, err = fsm.Open(fsm.Options{Group: g.ID, Engine: engine, OnMark: func(index uint64, k fsm.Mark, pin func() (*fsm.Survey, error)) {
+			s, err := pin()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			core.surveys[k.ID] = &coreSurvey{mark: k, index: index, pinned: s} // propose holds mu
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		core := &testCore{id: g.ID, machine: m, leader: g.Preferred, clock: c.clock}
 		c.groups[g.ID] = core
 		if _, err := core.propose(core.leader, fsm.Command{Own: &fsm.Own{Epoch: 1, Partitions: c.places.View().PartitionsOf(g.ID)}}); err != nil {
 			t.Fatal(err)
@@ -279,6 +290,33 @@ func (core *testCore) propose(self placement.NodeID, cmds ...fsm.Command) ([]fsm
 	return results[0], nil
 }
 
+// coreSurvey is a mark that was applied.
+type coreSurvey struct {
+	mark   fsm.Mark
+	index  uint64
+	pinned *fsm.Survey // nil once it has run
+	found  []byte
+}
+
+// survey is what the one machine found at a mark.
+func (core *testCore) survey(id [16]byte) (fsm.Mark, *fsm.Findings, error) {
+	core.mu.Lock()
+	defer core.mu.Unlock()
+	s := core.surveys[id]
+	if s == nil {
+		return fsm.Mark{}, nil, shardgroup.ErrNoSurvey
+	}
+	if s.pinned != nil {
+		f, err := s.pinned.Run(context.Background(), func(int) error { return nil })
+		if err = errors.Join(err, s.pinned.Close()); err != nil {
+			return s.mark, nil, err
+		}
+		s.pinned, s.found = nil, f.Append(nil)
+	}
+	f, err := fsm.DecodeFindings(s.found)
+	return s.mark, f, err
+}
+
 // testGroup is one node's replica.
 type testGroup struct {
 	core *testCore
@@ -336,6 +374,26 @@ func (g testGroup) Clock(context.Context) (hlc.Timestamp, error) {
 }
 
 func (g testGroup) Machine() Reader { return g.core.machine }
+
+func (g testGroup) Mark(_ context.Context, k fsm.Mark) (uint64, error) {
+	if _, err := g.core.propose(g.self, fsm.Command{Mark: &k}); err != nil {
+		return 0, err
+	}
+	g.core.mu.Lock()
+	defer g.core.mu.Unlock()
+	return g.core.surveys[k.ID].index, nil
+}
+
+func (g testGroup) Findings(_ context.Context, id [16]byte, index uint64) (*fsm.Findings, error) {
+	k, f, err := g.core.survey(id)
+	if err == nil && f.Index != index {
+		return nil, fmt.Errorf("a question for index %d, the mark is at %d", index, f.Index)
+	}
+	if err == nil && g.core.look != nil {
+		return g.core.look(g.self, k, f)
+	}
+	return f, err
+}
 
 // Requests, as a client makes them.
 

@@ -35,6 +35,11 @@ type Group interface {
 	// Clock is the largest timestamp assigned, leadership confirmed.
 	Clock(ctx context.Context) (hlc.Timestamp, error)
 
+	// Mark has every replica add its rows up at one entry, whose index it
+	// answers; Findings is what this replica found there.
+	Mark(ctx context.Context, k fsm.Mark) (index uint64, err error)
+	Findings(ctx context.Context, id [16]byte, index uint64) (*fsm.Findings, error)
+
 	// Machine reads what is applied here.
 	Machine() Reader
 }

@@ -128,6 +128,15 @@ func (d *peerDecoder) text() string {
 	return s
 }
 
+func (d *peerDecoder) id() (id [16]byte) {
+	if d.bad || len(d.b) < len(id) {
+		d.bad = true
+		return id
+	}
+	d.b = d.b[copy(id[:], d.b):]
+	return id
+}
+
 func (d *peerDecoder) done(what string) *wire.Error {
 	if d.bad || len(d.b) != 0 {
 		return refuse(wire.CodeBadRequest, "the %s from another node is malformed, or of another version", what)
@@ -193,7 +202,7 @@ func (r *Router) askClock(ctx context.Context, node placement.NodeID, id placeme
 }
 
 // PeerKinds are the kinds between nodes that HandlePeer serves.
-var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock}
+var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock, wire.KindGroupMark, wire.KindGroupFindings}
 
 // HandlePeer serves another node's router. What this node does not lead it
 // refuses with the leader's name.
@@ -243,6 +252,30 @@ func (r *Router) HandlePeer(ctx context.Context, kind wire.Kind, body []byte) ([
 			return nil, r.wireReadError(err, subject{})
 		}
 		return binary.BigEndian.AppendUint64(nil, uint64(now)), nil
+	case wire.KindGroupMark:
+		id, k, e := decodeMark(body)
+		if e != nil {
+			return nil, e
+		}
+		g, e := r.leading(id)
+		if e != nil {
+			return nil, e
+		}
+		index, err := markHere(ctx, g, k)
+		if err != nil {
+			return nil, r.wireReadError(err, subject{})
+		}
+		return binary.BigEndian.AppendUint64(nil, index), nil
+	case wire.KindGroupFindings:
+		group, id, index, e := decodeFindingsRequest(body)
+		if e != nil {
+			return nil, e
+		}
+		answer, err := r.findingsHere(ctx, group, id, index)
+		if err != nil {
+			return nil, r.wireReadError(err, subject{})
+		}
+		return answer, nil
 	}
 	return nil, refuse(wire.CodeUnsupported, "peer request kind %d is not the router's", kind)
 }

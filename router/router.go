@@ -168,6 +168,12 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 			return nil, err
 		}
 		return answer(r.clusterInit(ctx, &req))
+	case wire.KindCheck:
+		var req wire.CheckRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.check(ctx, &req))
 	case wire.KindClusterStatus:
 		return answer(r.clusterStatus(ctx), nil)
 	case wire.KindNodeStatus:

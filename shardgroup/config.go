@@ -106,6 +106,11 @@ type Config struct {
 	// replicas' digests. Zero means 1024.
 	DigestEvery uint64
 
+	// Locate tells where a document belongs, for the comparison of replicas;
+	// false if the collection is not known here. It is called often and must
+	// not block. Nil: that is not checked.
+	Locate func(c placement.CollectionID, id string) (p placement.PartitionID, known bool)
+
 	// Retention tells how long superseded versions are kept. Nil keeps them for
 	// ever.
 	Retention RetentionFunc

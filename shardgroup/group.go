@@ -54,7 +54,18 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g.machine, err = fsm.Open(fsm.Options{Group: spec.ID, Engine: h.state, Logger: h.cfg.Logger})
+	before, err := g.logs.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	g.machine, err = fsm.Open(fsm.Options{
+		Group: spec.ID, Engine: h.state, Logger: h.cfg.Logger, Locate: h.cfg.Locate,
+		OnMark: func(index uint64, k fsm.Mark, pin func() (*fsm.Survey, error)) {
+			if index > before { // else it is of an earlier life, and nobody waits
+				h.surveys.applied(spec.ID, index, k, pin)
+			}
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("shardgroup: open %s: %w", spec.ID, err)
 	}

@@ -32,6 +32,7 @@ type Host struct {
 	state   *mvcc.Engine
 	stable  StableStore
 	confirm *confirmer
+	surveys *surveyor
 	clock   *stopwatch
 
 	ctx    context.Context // ends with Close
@@ -71,6 +72,7 @@ func OpenHost(cfg Config) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.confirm = newConfirmer(h)
+	h.surveys = newSurveyor(h)
 	if err := h.openStores(); err != nil {
 		h.cancel()
 		return nil, errors.Join(err, h.closeStores())
@@ -82,6 +84,7 @@ func OpenHost(cfg Config) (*Host, error) {
 	h.spawn(w.probeDisk)
 	h.spawn(h.watchSpace)
 	h.spawn(h.takeSnapshots)
+	h.spawn(h.surveys.run)
 	return h, nil
 }
 

@@ -23,6 +23,7 @@ func everyMessage() []Message {
 		new(DropCollectionRequest), new(Settings), new(TopologyRequest), new(Topology), new(GroupInfo),
 		new(NodeInfo), new(ClusterInitRequest), new(ClusterInitReply), new(NodeStatus), new(GroupStatus),
 		new(ClusterStatus), new(NodeAnswer),
+		new(CheckRequest), new(CheckReply), new(CheckReplica), new(CheckFinding),
 	}
 }
 

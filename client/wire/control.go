@@ -423,3 +423,47 @@ func (m *NodeAnswer) fields(f *fields) {
 		m.Status.fields(f)
 	})
 }
+
+func (m *CheckRequest) fields(f *fields) {
+	f.array(5, func() {
+		f.uint32(&m.Group)
+		f.bool(&m.State)
+		f.uint32(&m.From)
+		f.uint32(&m.To)
+		f.uint32(&m.RateKiB)
+	})
+}
+
+func (m *CheckReply) fields(f *fields) {
+	f.array(10, func() {
+		f.uint32(&m.Group)
+		f.uint64(&m.Index)
+		list(f, "replicas", &m.Replicas, func(r *CheckReplica) { r.fields(f) })
+		list(f, "findings", &m.Findings, func(x *CheckFinding) { x.fields(f) })
+		f.uint64(&m.Found)
+		f.uint64(&m.Documents)
+		f.uint64(&m.Versions)
+		f.uint64(&m.Bytes)
+		f.uint64(&m.Requests)
+		list(f, "partitions", &m.Owned, f.uint32)
+	})
+}
+
+func (m *CheckReplica) fields(f *fields) {
+	f.array(2, func() {
+		f.string(&m.Node)
+		f.string(&m.Error)
+	})
+}
+
+func (m *CheckFinding) fields(f *fields) {
+	f.array(7, func() {
+		f.string(&m.Kind)
+		f.bool(&m.Warning)
+		f.uint32(&m.Partition)
+		f.string(&m.Collection)
+		f.string(&m.ID)
+		list(f, "nodes", &m.Nodes, f.string)
+		f.string(&m.Text)
+	})
+}

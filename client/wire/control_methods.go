@@ -210,3 +210,47 @@ func (m *NodeAnswer) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDe
 
 // DecodeMsgpack reads the encoding from dec.
 func (m *NodeAnswer) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }
+
+// AppendTo appends the encoding.
+func (m *CheckRequest) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *CheckRequest) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *CheckRequest) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *CheckRequest) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }
+
+// AppendTo appends the encoding.
+func (m *CheckReply) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *CheckReply) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *CheckReply) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *CheckReply) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }
+
+// AppendTo appends the encoding.
+func (m *CheckReplica) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *CheckReplica) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *CheckReplica) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *CheckReplica) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }
+
+// AppendTo appends the encoding.
+func (m *CheckFinding) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *CheckFinding) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *CheckFinding) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *CheckFinding) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }

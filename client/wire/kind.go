@@ -24,6 +24,7 @@ const (
 	KindNodeStatus       Kind = 13 // empty → NodeStatus; this node only
 	KindSettings         Kind = 14 // Settings → Settings; changes the cluster's settings
 	KindCancel           Kind = 15 // empty; stops the request of the same request ID; no answer
+	KindCheck            Kind = 16 // CheckRequest → CheckReply: compares a group's replicas
 )
 
 // Peer kinds, 64 to 127, are refused on the client port. Their bodies belong
@@ -43,6 +44,8 @@ const (
 	KindGroupCount    Kind = 75 // one group's part of a count
 	KindGroupClock    Kind = 76 // one group's clock, leadership confirmed
 	KindGroupCommand  Kind = 77 // an administrative command for one group's leader
+	KindGroupMark     Kind = 78 // has one group's replicas add their rows up at one entry
+	KindGroupFindings Kind = 79 // what a replica found at such an entry
 )
 
 // firstPeerKind and lastKind bound the kinds of nodes.
@@ -58,7 +61,7 @@ func (k Kind) Peer() bool { return k >= firstPeerKind && k <= lastKind }
 // answer is lost.
 func (k Kind) mutates() bool {
 	switch k {
-	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus:
+	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus, KindCheck:
 		return false
 	}
 	return true
@@ -80,6 +83,7 @@ var kindNames = map[Kind]string{
 	KindNodeStatus:       "node_status",
 	KindSettings:         "settings",
 	KindCancel:           "cancel",
+	KindCheck:            "check",
 	KindPeerHello:        "peer_hello",
 	KindRaftAppend:       "raft_append",
 	KindRaftVote:         "raft_vote",
@@ -94,6 +98,8 @@ var kindNames = map[Kind]string{
 	KindGroupCount:       "group_count",
 	KindGroupClock:       "group_clock",
 	KindGroupCommand:     "group_command",
+	KindGroupMark:        "group_mark",
+	KindGroupFindings:    "group_findings",
 }
 
 // String is the kind's name, as in metrics, or its number.

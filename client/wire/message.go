@@ -359,3 +359,49 @@ type NodeAnswer struct {
 	Error  string
 	Status NodeStatus
 }
+
+// CheckRequest compares the replicas of one group as of one entry of its log,
+// while the group goes on. State takes what belongs to no partition; From and
+// To take partitions, To not included.
+type CheckRequest struct {
+	Group   uint32
+	State   bool
+	From    uint32
+	To      uint32
+	RateKiB uint32 // what each replica may read a second; 0: the server's choice
+}
+
+// CheckReply is what was found. The check is passed if every replica was
+// compared and no finding is more than a warning.
+type CheckReply struct {
+	Group     uint32
+	Index     uint64 // the log index that the replicas were compared at
+	Replicas  []CheckReplica
+	Findings  []CheckFinding
+	Found     uint64 // findings, those not listed included
+	Documents uint64
+	Versions  uint64
+	Bytes     uint64 // of live documents
+	Requests  uint64 // answers that are remembered
+	Owned     []uint32
+}
+
+// CheckReplica is one replica's part in it.
+type CheckReplica struct {
+	Node  string
+	Error string // why it was not compared; empty: it was
+}
+
+// CheckFinding is something that is not as it should be.
+type CheckFinding struct {
+	Kind       string // difference, fault, placement, orphan, horizon or stopped
+	Warning    bool   // it may be so in a correct cluster
+	Partition  uint32 // NoPartition: of none
+	Collection string
+	ID         string
+	Nodes      []string // those it was found on, or that differ from the others
+	Text       string
+}
+
+// NoPartition stands where a finding is of no partition.
+const NoPartition = 1<<32 - 1

@@ -152,6 +152,12 @@ var messageTable = []struct {
 	{"node status", "", &NodeStatus{Node: NodeInfo{ID: "n1"}, ClusterID: "5f0c9a", Version: "0.1.0", UptimeSeconds: 60, Ready: true, Epoch: 1, Now: 9, Groups: []GroupStatus{{ID: 0, State: "follower", Leader: "n2"}}, DiskFreeBytes: 1 << 40, DiskUsedBytes: 1 << 30, MemoryBytes: 1 << 28, DiskFull: false}},
 	{"cluster status", "one node answered, one did not", &ClusterStatus{Topology: Topology{ClusterID: "5f0c9a"}, Nodes: []NodeAnswer{{ID: "n1", Status: NodeStatus{Ready: true}}, {ID: "n2", Error: "no answer within 1s"}}}},
 	{"node answer", "", &NodeAnswer{ID: "n2", Error: "connection refused"}},
+	{"check", "what belongs to no partition, and partitions 0 to 99, at 8 MiB a second", &CheckRequest{Group: 2, State: true, To: 100, RateKiB: 8192}},
+	{"check reply", "one replica differs in one document, one was not asked", &CheckReply{Group: 2, Index: 1204, Replicas: []CheckReplica{{Node: "n1"}, {Node: "n2"}, {Node: "n3", Error: "no answer within 10s"}},
+		Findings: []CheckFinding{{Kind: "difference", Partition: 41, Collection: "cities", ID: "DE/1", Nodes: []string{"n2"}, Text: "version 9 differs"}}, Found: 1,
+		Documents: 21384, Versions: 30000, Bytes: 1 << 21, Requests: 512, Owned: []uint32{1, 41}}},
+	{"check replica", "", &CheckReplica{Node: "n1"}},
+	{"check finding", "a warning of no partition", &CheckFinding{Kind: "horizon", Warning: true, Partition: NoPartition, Text: "the horizon of request IDs is ahead"}},
 }
 
 var frameTable = []struct {

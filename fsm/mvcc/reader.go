@@ -92,6 +92,16 @@ func (r *Reader) Each(start, end []byte, fn func(key, value []byte) error) error
 	return r.it.Error()
 }
 
+// First is the first key at or above a key, the engine's memory; nil if none
+// is left in the group.
+func (r *Reader) First(key []byte) ([]byte, error) {
+	r.Keys++
+	if !r.it.SeekGE(key) {
+		return nil, r.it.Error()
+	}
+	return r.it.Key(), nil
+}
+
 // Newest is the newest version of the document with this key (AppendDocument),
 // a tombstone included.
 func (r *Reader) Newest(doc []byte) (Row, bool, error) {

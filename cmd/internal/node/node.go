@@ -174,6 +174,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 		DiskReserve: n.cfg.DiskReserveBytes,
 		FreeSpace:   func() (uint64, error) { return n.cfg.FreeSpace(n.cfg.DataDir) },
 		Retention:   n.retention,
+		Locate:      n.locate,
 	}
 	if n.cfg.Host != nil {
 		n.cfg.Host(&host)
@@ -298,6 +299,16 @@ func (n *Node) hello(_ *wire.ConnInfo, h *wire.Hello) (wire.HelloReply, *wire.Er
 		MaxDocument:   uint32(n.cfg.MaxDocumentBytes),
 		TopologyEpoch: uint64(n.places.View().Epoch),
 	}, nil
+}
+
+// locate is where a document belongs, if its collection is known here.
+func (n *Node) locate(c placement.CollectionID, id string) (placement.PartitionID, bool) {
+	v := n.places.View()
+	known, ok := v.CollectionByID(c)
+	if !ok {
+		return 0, false
+	}
+	return placement.PartitionID(wire.Partition(known.Name, known.Options.Separator, id, v.Partitions())), true
 }
 
 // retention is how much history a collection keeps.
