@@ -48,8 +48,11 @@ const (
 	KindGroupFindings Kind = 79 // what a replica found at such an entry
 )
 
-// firstPeerKind and lastKind bound the kinds of nodes.
+// lastClientKind ends the kinds of clients; firstPeerKind and lastKind bound
+// those of nodes.
 const (
+	lastClientKind Kind = KindCheck
+
 	firstPeerKind Kind = 64
 	lastKind      Kind = 127
 )

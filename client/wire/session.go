@@ -256,7 +256,7 @@ func (ss *session) take(f *Frame) error {
 		return nil
 	case f.Kind == KindHello || f.Kind == KindPeerHello:
 		return &refusedError{f.Kind, f.Request, Refuse(CodeBadRequest, "hello: a second one on one connection")}
-	case f.Kind == 0 || f.Kind > lastKind || f.Kind > KindCancel && f.Kind < firstPeerKind:
+	case f.Kind == 0 || f.Kind > lastKind || f.Kind > lastClientKind && f.Kind < firstPeerKind:
 		return ss.turnDown(f, Refuse(CodeUnsupported, "request: kind %d is not known to this server (is it older than the client?)", f.Kind))
 	case f.Kind.Peer() && !ss.info.Peer:
 		return ss.turnDown(f, Refuse(CodeUnsupported, "request: kind %s is for nodes only", f.Kind))

@@ -114,6 +114,7 @@ to standard error. Every command explains itself: idb COMMAND --help.`,
 			a.documentCommands(),
 			a.collectionCommands(),
 			a.transferCommands(),
+			a.proofCommands(),
 			a.otherCommands(),
 		),
 	}

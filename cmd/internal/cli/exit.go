@@ -35,7 +35,7 @@ var exitTable = []struct {
 	text string
 }{
 	{exitOK, "done"},
-	{exitFault, "a fault: of the server, or of reading and writing on this machine"},
+	{exitFault, "a fault: of the server, or of reading and writing on this machine; check and verify: they found one"},
 	{exitUsage, "usage: unknown command, flag, setting or argument"},
 	{exitRefused, "refused: the input is not valid (JSON, document, update, ID, name, cursor)"},
 	{exitNotFound, "not found: no such document, version or collection"},

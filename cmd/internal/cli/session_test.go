@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/impossibledb/idb/cmd/internal/check"
 )
 
 // watched is standard error of a command that runs: readable while it writes.
@@ -301,6 +303,20 @@ func TestThreeNodes(t *testing.T) {
 		if want := []int64{lines, 0}[round]; sum.Inserted != want || sum.Unchanged != lines-want {
 			t.Errorf("round %d: %+v", round, sum)
 		}
+	}
+	code, out, errOut = runCLI(t, "", []string{"IDB_ADDR=" + last, "IDB_TIMEOUT=20s"}, "check", "-o", "json")
+	var found struct {
+		check.Report
+		Verdict string
+	}
+	if err := json.Unmarshal([]byte(out), &found); err != nil || code != exitOK || found.Verdict != check.Equal || len(found.Groups) != 3 {
+		t.Errorf("check: exit code %d, %v, %s\n%s", code, err, errOut, out)
+	}
+	if code, out, errOut = runCLI(t, "", []string{"IDB_ADDR=" + last}, "check", "--group", "g2"); code != exitOK || strings.Contains(out, "\ng1") || !strings.Contains(out, "\ng2 ") || !strings.HasPrefix(out[strings.LastIndex(out, "\n\n")+2:], "OK: ") {
+		t.Errorf("check of g2: exit code %d, %s\n%s", code, errOut, out)
+	}
+	if code, _, errOut = runCLI(t, "", []string{"IDB_ADDR=" + last}, "check", "--group", "9"); code != exitUsage || !strings.Contains(errOut, "there is no group g9") {
+		t.Errorf("check of g9: exit code %d, %s", code, errOut)
 	}
 	if _, out, errOut := runCLI(t, "", []string{"IDB_ADDR=" + last, "IDB_TIMEOUT=20s"}, "count", "quakes"); strings.TrimSpace(out) != strconv.Itoa(lines) {
 		t.Errorf("count %q, %s; want %d", out, errOut, lines)
