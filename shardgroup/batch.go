@@ -20,11 +20,15 @@ import (
 )
 
 // Bounds of one entry, and how many may be in flight. Two in flight keep the
-// disk busy while the next one fills; more only make entries smaller.
+// disk busy while the next one fills; more only make entries smaller. With few
+// callers a second one makes entries smaller too: they wait for the first
+// together, unless a good part of an entry has come meanwhile.
 const (
 	batchCommands = 256
 	batchBytes    = 512 << 10
 	batchWindow   = 2
+	batchSecond   = 16       // commands
+	secondBytes   = 64 << 10 // or bytes, that a second entry in flight begins with
 
 	// maxCommandBytes bounds a single command: an entry must fit in one message
 	// between nodes, or it could never be replicated.
@@ -222,7 +226,7 @@ func (b *batcher) take() *batch {
 		if b.stopped {
 			return nil
 		}
-		if b.memory.Term() != 0 && b.head < len(b.queue) && len(b.flying) < batchWindow && !b.pausedLocked() {
+		if b.memory.Term() != 0 && b.head < len(b.queue) && b.roomLocked() && !b.pausedLocked() {
 			break
 		}
 		b.cond.Wait()
@@ -254,6 +258,18 @@ func (b *batcher) take() *batch {
 	b.flying = append(b.flying, bt)
 	b.memory.Send()
 	return bt
+}
+
+// roomLocked: one more entry may be in flight.
+func (b *batcher) roomLocked() bool {
+	switch n := len(b.flying); {
+	case n == 0:
+		return true
+	case n >= batchWindow:
+		return false
+	default:
+		return len(b.queue)-b.head >= batchSecond || b.bytes >= secondBytes
+	}
 }
 
 // pausedLocked: leadership is being handed over, and raft refuses entries.

@@ -12,6 +12,7 @@ import (
 )
 
 func main() {
+	coarseTimers() // before signals are listened to: it may start the program anew
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks; the second ends the process at once, which is
 	// always safe.
