@@ -110,6 +110,8 @@ type call struct {
 	err    error
 	failed bool // the connection has failed; its err says why
 
+	then func(body []byte, err error) // of Ask: called in place of the signal
+
 	// Of a stream; guarded by Conn.mu.
 	stream bool
 	parts  [][]byte
@@ -264,6 +266,26 @@ func (c *Conn) call(ctx context.Context, f outgoing) ([]byte, error) {
 	return w.body, w.err
 }
 
+// Ask is Call without waiting: then is called once with the answer, or with why
+// there is none, on the goroutine that reads the connection. It must not wait.
+// False: the connection has failed or is full, nothing was sent, and then is
+// not called. Forget takes the caller off the request.
+func (c *Conn) Ask(kind Kind, timeout time.Duration, body []byte, then func(body []byte, err error)) (forget func(), ok bool) {
+	w := &call{then: then}
+	c.mu.Lock()
+	if c.err != nil || len(c.free) == 0 && len(c.slots) >= c.max {
+		c.mu.Unlock()
+		return nil, false
+	}
+	id, alone := c.takeLocked(w)
+	c.mu.Unlock()
+	f := Frame{Kind: kind, Request: id, Timeout: uint32(timeout / time.Millisecond), Body: body}
+	if _, err := c.out.send(&f, alone); err != nil && c.drop(id) {
+		return nil, false
+	}
+	return func() { c.abandon(id) }, true
+}
+
 func (c *Conn) release(w *call) {
 	*w = call{ready: w.ready}
 	c.calls.Put(w)
@@ -394,32 +416,43 @@ func (c *Conn) acquire(ctx context.Context, w *call) (id uint64, alone bool, err
 		defer c.mu.Unlock()
 		return 0, false, c.err
 	}
-	var index uint16
-	switch {
-	case len(c.free) > 0:
-		index = c.free[len(c.free)-1]
-		c.free = c.free[:len(c.free)-1]
-		c.inUse++
-	case len(c.slots) < c.max:
-		index = uint16(len(c.slots))
-		c.slots = append(c.slots, slot{})
-		c.inUse++
-	default:
-		if index, err = c.waitLocked(ctx); err != nil {
+	if len(c.free) > 0 || len(c.slots) < c.max {
+		id, alone = c.takeLocked(w)
+	} else {
+		index, err := c.waitLocked(ctx)
+		if err != nil {
 			c.mu.Unlock()
 			return 0, false, err
 		}
+		id, alone = c.useLocked(index, w)
 	}
+	c.mu.Unlock()
+	return id, alone, nil
+}
+
+// takeLocked takes a slot that nobody uses; there must be one.
+func (c *Conn) takeLocked(w *call) (id uint64, alone bool) {
+	var index uint16
+	if n := len(c.free); n > 0 {
+		index = c.free[n-1]
+		c.free = c.free[:n-1]
+	} else {
+		index = uint16(len(c.slots))
+		c.slots = append(c.slots, slot{})
+	}
+	c.inUse++
+	return c.useLocked(index, w)
+}
+
+func (c *Conn) useLocked(index uint16, w *call) (id uint64, alone bool) {
 	s := &c.slots[index]
 	s.id = s.id | uint64(index)
 	s.id += 1 << slotBits
 	s.call, s.used = w, true
-	id, alone = s.id, c.inUse == 1
 	if c.timer == nil && c.o.KeepAlive > 0 {
 		c.armLocked()
 	}
-	c.mu.Unlock()
-	return id, alone, nil
+	return s.id, c.inUse == 1
 }
 
 // waitLocked waits for a slot in line. It lets go of the lock meanwhile.
@@ -543,6 +576,7 @@ func (c *Conn) answer(f *Frame) error {
 		c.mu.Unlock()
 		return nil
 	}
+	then := w.then // once signalled, w may be another caller's
 	cancel := false
 	if w.stream {
 		cancel = c.partLocked(w, f, refusal, more)
@@ -554,7 +588,9 @@ func (c *Conn) answer(f *Frame) error {
 		} else if more {
 			w.body, w.err, cancel = nil, errStreamed, true
 		}
-		w.ready <- struct{}{} // never blocks: one signal per call
+		if then == nil {
+			w.ready <- struct{}{} // never blocks: one signal per call
+		}
 	}
 	if cancel {
 		c.slots[index].call = nil
@@ -562,6 +598,9 @@ func (c *Conn) answer(f *Frame) error {
 	c.mu.Unlock()
 	if cancel {
 		c.cancel(f.Request)
+	}
+	if then != nil {
+		then(w.body, w.err)
 	}
 	return nil
 }
@@ -601,11 +640,16 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.err = err
+	var asked []*call
 	for i := range c.slots {
 		if w := c.slots[i].call; w != nil {
 			c.slots[i].call = nil
 			w.failed = true
-			w.signal()
+			if w.then != nil {
+				asked = append(asked, w)
+			} else {
+				w.signal()
+			}
 		}
 	}
 	c.waiting = nil
@@ -617,4 +661,7 @@ func (c *Conn) fail(err error) {
 	c.mu.Unlock()
 	_ = c.nc.Close() // what matters is already lost; first, so that the writer gets free
 	c.out.fail(err)
+	for _, w := range asked {
+		w.then(nil, &ConnError{Sent: true, Err: err})
+	}
 }

@@ -18,8 +18,8 @@ import (
 //	send, send, send → | queued | → | being written | → socket
 //
 // Writing is the work of a goroutine of its own, except that a sender that is
-// alone writes its frame itself, without waiting (tryWrite): this saves a
-// lone caller the switch to the writer and back.
+// alone, or has put many frames on hold, writes them itself, without waiting
+// (tryWriter): this saves it the switch to the writer and back.
 //
 // Invariant: at most one goroutine writes (busy), so bytes keep their order.
 type outbox struct {
@@ -95,8 +95,9 @@ func newOutbox(nc net.Conn, limit int, failed func(error)) *outbox {
 type outgoing struct {
 	Frame
 	message Message
-	most    int // largest frame that may be sent; 0: whatever
-	size    int // of the frame, once it was queued or found too large
+	most    int  // largest frame that may be sent; 0: whatever
+	hold    bool // flush will send it
+	size    int  // of the frame, once it was queued or found too large
 }
 
 var errTooLarge = errors.New("frame too large")
@@ -157,7 +158,7 @@ func (o *outbox) put(f *outgoing, alone bool, limit int) (start uint64, room <-c
 	start = o.added
 	o.added += uint64(f.size)
 	o.count(f.size)
-	if o.busy {
+	if o.busy || f.hold {
 		o.mu.Unlock()
 		return start, nil, nil
 	}
@@ -167,14 +168,37 @@ func (o *outbox) put(f *outgoing, alone bool, limit int) (start uint64, room <-c
 		o.wake <- struct{}{} // never blocks: busy was false, so none is pending
 		return start, nil, nil
 	}
+	o.writeQueued()
+	return start, nil, nil
+}
+
+// flush sends what was put on hold.
+func (o *outbox) flush() {
+	o.mu.Lock()
+	if o.busy || o.err != nil || len(o.queued) == 0 {
+		o.mu.Unlock()
+		return
+	}
+	o.busy = true
+	if o.raw == nil {
+		o.mu.Unlock()
+		o.wake <- struct{}{}
+		return
+	}
+	o.writeQueued()
+}
+
+// writeQueued writes what is queued as far as the socket takes it, and leaves the
+// rest to the writer. It is called with mu held and by who has set busy, and
+// lets go of mu.
+func (o *outbox) writeQueued() {
 	buf := o.takeLocked()
 	o.mu.Unlock()
-
 	n, err := o.raw.write(buf)
 	o.wrote(n)
 	if err != nil {
-		o.fail(err)
-		return start, nil, nil // taken: the peer may have it
+		o.fail(err) // taken: the peer may have it
+		return
 	}
 	o.mu.Lock()
 	if n < len(buf) {
@@ -184,12 +208,11 @@ func (o *outbox) put(f *outgoing, alone bool, limit int) (start uint64, room <-c
 		if len(o.queued) == 0 {
 			o.restLocked()
 			o.mu.Unlock()
-			return start, nil, nil
+			return
 		}
 	}
 	o.mu.Unlock()
 	o.wake <- struct{}{}
-	return start, nil, nil
 }
 
 // takeLocked takes all that is queued.
@@ -328,7 +351,7 @@ func (o *outbox) roomLocked() <-chan struct{} {
 func (o *outbox) drained() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.err != nil || !o.busy {
+	if o.err != nil || !o.busy && len(o.queued) == 0 {
 		return nil
 	}
 	if o.idle == nil {

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -24,6 +25,73 @@ type HandlerFunc func(ctx context.Context, req *Request, resp *Responder)
 // ServeWire calls f.
 func (f HandlerFunc) ServeWire(ctx context.Context, req *Request, resp *Responder) {
 	f(ctx, req, resp)
+}
+
+// Start says how a request is served.
+type Start int
+
+// The ways to serve a request.
+const (
+	StartApart Start = iota // by ServeWire, in a goroutine of its own
+	StartHere               // by ServeWire, now, on the goroutine that reads the connection: it does not wait
+	StartTaken              // by StartWire, which has taken it
+)
+
+// Starter is a Handler that is asked how to serve each request.
+//
+// Most requests wait for something that many wait for together. A goroutine for
+// each costs two switches per request; the Starter puts the request where it
+// waits, and one goroutine answers all that waited.
+type Starter interface {
+	Handler
+	// StartWire runs on the goroutine that reads the connection, which takes no
+	// other request meanwhile: it must not wait. A request that it takes is
+	// answered once, by anyone at any time, through a Replies, or is given back
+	// by Handover. With any other answer it has done nothing.
+	StartWire(ctx context.Context, req *Request, resp *Responder) Start
+}
+
+// Handover gives a request that StartWire has taken to ServeWire, in a
+// goroutine of its own.
+func (p *Responder) Handover() { p.r.session.server.workers.serve(p.r) }
+
+// Spawn runs f in a goroutine of the server, which Close waits for. It is for
+// requests that StartWire has taken.
+func (p *Responder) Spawn(f func()) { p.r.session.server.workers.run(f) }
+
+// Replies answers requests that a Starter has taken, many at a time: what goes
+// to one connection is written to it at once, by Flush. The zero value is ready
+// for use. It is for one goroutine.
+type Replies struct{ boxes []*outbox }
+
+// Reply answers a request for good and never waits. It is false if the client
+// is slow to take its answers, and nothing was done: hand the request over.
+func (rs *Replies) Reply(p *Responder, m Message) bool {
+	s := p.r.session
+	f := outgoing{Frame: Frame{Kind: p.r.request.Kind, Request: p.r.request.ID, Flags: FlagResponse}, message: m, most: s.answerLimit(), hold: true}
+	p.answered, p.code = true, CodeOK
+	room, err := s.answer(p.r, &f, true)
+	if room != nil || err == errTooLarge {
+		p.answered = false
+		return false
+	}
+	if err == nil {
+		p.bytes += f.size - FrameOverhead
+		if !slices.Contains(rs.boxes, s.out) {
+			rs.boxes = append(rs.boxes, s.out)
+		}
+	}
+	s.complete(p.r)
+	return true
+}
+
+// Flush sends what was replied.
+func (rs *Replies) Flush() {
+	for i, o := range rs.boxes {
+		o.flush()
+		rs.boxes[i] = nil
+	}
+	rs.boxes = rs.boxes[:0]
 }
 
 // Request is one request. Body belongs to the handler, which may keep it.

@@ -141,6 +141,7 @@ func (o ServerOptions) withDefaults() ServerOptions {
 // Drain to let go of the work in hand, Close.
 type Server struct {
 	o       ServerOptions
+	starter Starter // the handler, if it is one
 	workers workers
 
 	requestBytes atomic.Int64  // bodies in service
@@ -170,6 +171,7 @@ func NewServer(o ServerOptions) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		stop:      make(chan struct{}),
 	}
+	s.starter, _ = o.Handler.(Starter)
 	s.bg.Add(1)
 	go func() {
 		defer s.bg.Done()
@@ -425,33 +427,47 @@ func (s *Server) finished(bytes int) {
 // next: its stack is the one in the processor's cache.
 type workers struct {
 	mu   sync.Mutex
-	idle []chan *inFlight
+	idle []chan task
 	over bool
 	bg   sync.WaitGroup
+}
+
+// task is a request to serve, or something else to do. None is the end.
+type task struct {
+	r *inFlight
+	f func()
 }
 
 // maxIdleWorkers is how many are kept.
 const maxIdleWorkers = 256
 
-func (w *workers) serve(r *inFlight) {
+func (w *workers) serve(r *inFlight) { w.give(task{r: r}) }
+
+func (w *workers) run(f func()) { w.give(task{f: f}) }
+
+func (w *workers) give(t task) {
 	w.mu.Lock()
 	if n := len(w.idle); n > 0 {
 		next := w.idle[n-1]
 		w.idle = w.idle[:n-1]
 		w.mu.Unlock()
-		next <- r
+		next <- t
 		return
 	}
 	w.bg.Add(1)
 	w.mu.Unlock()
-	go w.work(r)
+	go w.work(t)
 }
 
-func (w *workers) work(r *inFlight) {
+func (w *workers) work(t task) {
 	defer w.bg.Done()
-	next := make(chan *inFlight, 1)
+	next := make(chan task, 1)
 	for {
-		r.session.serve(r)
+		if t.f != nil {
+			t.f()
+		} else {
+			t.r.session.serve(t.r)
+		}
 		w.mu.Lock()
 		if w.over || len(w.idle) >= maxIdleWorkers {
 			w.mu.Unlock()
@@ -459,7 +475,7 @@ func (w *workers) work(r *inFlight) {
 		}
 		w.idle = append(w.idle, next)
 		w.mu.Unlock()
-		if r = <-next; r == nil {
+		if t = <-next; t.r == nil && t.f == nil {
 			return
 		}
 	}
@@ -470,7 +486,7 @@ func (w *workers) close() {
 	w.mu.Lock()
 	w.over = true
 	for _, next := range w.idle {
-		next <- nil
+		next <- task{}
 	}
 	w.idle = nil
 	w.mu.Unlock()

@@ -312,9 +312,25 @@ func (ss *session) take(f *Frame) error {
 	}
 	ss.mu.Unlock()
 	if now {
-		ss.server.workers.serve(r)
+		ss.begin(r)
 	}
 	return nil
+}
+
+// begin has r served. It does not wait.
+func (ss *session) begin(r *inFlight) {
+	s := ss.server
+	how := StartApart
+	if s.starter != nil {
+		how = s.starter.StartWire(&r.lifetime, &r.request, &r.responder)
+	}
+	switch how {
+	case StartTaken:
+	case StartHere:
+		ss.serve(r)
+	default:
+		s.workers.serve(r)
+	}
 }
 
 // turnDown refuses one request; the connection goes on.
@@ -337,6 +353,12 @@ func (ss *session) serve(r *inFlight) {
 		}
 		_ = r.responder.Fail(refusal)
 	}
+	ss.complete(r)
+}
+
+// complete ends an answered request.
+func (ss *session) complete(r *inFlight) {
+	s := ss.server
 	r.lifetime.end(context.Canceled)
 	ss.finished(len(r.request.Body))
 	if s.o.Observe != nil {
@@ -403,7 +425,7 @@ func (ss *session) makeWay(r *inFlight) {
 			break
 		}
 		ss.mu.Unlock()
-		ss.server.workers.serve(next)
+		ss.begin(next)
 		ss.mu.Lock()
 	}
 	ss.mu.Unlock()
@@ -434,7 +456,7 @@ func (ss *session) feedLocked() {
 			}
 			ss.mu.Unlock()
 			if next != nil {
-				ss.server.workers.serve(next)
+				ss.begin(next)
 				continue
 			}
 			select {
