@@ -77,7 +77,7 @@ func OpenHost(cfg Config) (*Host, error) {
 		h.cancel()
 		return nil, errors.Join(err, h.closeStores())
 	}
-	cfg.Peers.Handle(wire.KindConfirm, h.confirm.serve)
+	cfg.Peers.HandleAtOnce(wire.KindConfirm, h.confirm.serve)
 	h.measureSpace()
 	w := newWatchdog(h)
 	h.spawn(w.watch)

@@ -60,7 +60,8 @@ type replica struct {
 	leaderAt  time.Time        // guarded by mu; when this node began to lead
 	leadsNow  bool             // guarded by mu; raft says leader, ready or not
 	readyCond chan struct{}    // guarded by mu; closed when ready or leadsNow changes
-	cur, next *round           // guarded by mu; see round
+	next      *round           // guarded by mu; has not begun, nil: none
+	deaf      bool             // guarded by mu; no read joins a round any more
 
 	favour atomic.Uint32 // which voter rounds begin with, modulo their number
 }
@@ -432,6 +433,7 @@ func (r *replica) shutdown() {
 	r.stopped.Do(func() {
 		close(r.stop)
 		r.wakeReady()
+		r.closeRounds()
 		r.onStop()
 		// Entries that raft has in hand get their outcome while it still runs.
 		r.settle(500 * time.Millisecond)
@@ -442,6 +444,7 @@ func (r *replica) shutdown() {
 		r.drainMachine(time.Second)
 		_ = r.raft.Shutdown().Error() // joins raft; it has no error
 		_ = r.trans.Close()           // never fails
+		r.applied.close()
 		close(r.down)
 	})
 	<-r.down
@@ -486,11 +489,12 @@ type watermark struct {
 
 	mu   sync.Mutex
 	wait []waitFor // guarded by mu; few
+	over bool      // guarded by mu; it rises no more
 }
 
 type waitFor struct {
 	index uint64
-	then  func()
+	then  func(reached bool)
 }
 
 func (w *watermark) load() uint64 { return w.v.Load() }
@@ -509,7 +513,7 @@ func (w *watermark) advance(to uint64) {
 	kept := w.wait[:0]
 	for _, f := range w.wait {
 		if f.index <= to {
-			f.then()
+			f.then(true)
 		} else {
 			kept = append(kept, f)
 		}
@@ -519,11 +523,11 @@ func (w *watermark) advance(to uint64) {
 	w.n.Store(int32(len(kept)))
 }
 
-// when calls then, which must not block, once the mark is at index: now, or
-// from advance.
-func (w *watermark) when(index uint64, then func()) {
+// when calls then, which must not block, once: when the mark is at index, now
+// or from advance, or with false when it will never be.
+func (w *watermark) when(index uint64, then func(reached bool)) {
 	if w.v.Load() >= index {
-		then()
+		then(true)
 		return
 	}
 	w.mu.Lock()
@@ -531,10 +535,22 @@ func (w *watermark) when(index uint64, then func()) {
 	w.n.Add(1)
 	// advance stores first and looks at n after, so either it sees this waiter
 	// or this sees its mark.
-	if w.v.Load() >= index {
+	if reached := w.v.Load() >= index; reached || w.over {
 		w.n.Add(-1)
-		then()
+		then(reached)
 		return
 	}
 	w.wait = append(w.wait, waitFor{index, then})
+}
+
+// close says that the mark rises no more.
+func (w *watermark) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	for _, f := range w.wait {
+		f.then(false)
+	}
+	w.wait = nil
+	w.n.Store(0)
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,16 +20,30 @@ import (
 )
 
 // round is one confirmation that this node still leads a term. All reads that
-// arrived before it began share it. Why it proves anything: leader.Round.
+// arrived before it began share it.
+//
+// Life of a round: the first read that finds none to join makes one and queues
+// it for as many voters as are needed; further reads join it; it begins when it
+// is sent to the first of them, and then a new one is made for later reads; it
+// is decided by the answers; its reads go on once the machine has caught up.
+//
+// Why it proves anything: leader.Round.
 type round struct {
-	term, commit uint64
-	done         chan struct{} // closed when decided
-	err          error         // valid after done
+	done chan struct{} // closed when its reads may go on
+	err  error         // valid after done
 
-	mu    sync.Mutex
-	votes leader.Round  // guarded by mu
-	rest  []raft.Server // guarded by mu; voters not asked yet
-	late  *time.Timer   // guarded by mu; asks the rest
+	mu           sync.Mutex
+	begun        bool          // guarded by mu; nobody joins any more
+	term, commit uint64        // guarded by mu; noted when it began
+	votes        leader.Round  // guarded by mu
+	rest         []raft.Server // guarded by mu; voters not asked yet
+	turn         uint32        // guarded by mu; which voter came first
+	ended        bool          // guarded by mu; decided, by votes or without
+
+	// Reads that do not wait in a goroutine of their own; guarded by replica.mu
+	// until the round has begun.
+	joined []any
+	answer func(reads []any, err error)
 }
 
 // askRestAfter is how long the first voters asked have before the others are
@@ -35,10 +51,14 @@ type round struct {
 // worth more than the time that a voter loses which has just stopped.
 const askRestAfter = 5 * time.Millisecond
 
+// maxCatchUp is how long joined reads wait for the machine. Past it they are
+// told ErrTimeout, though it is not known that anything is wrong.
+const maxCatchUp = 100 * time.Millisecond
+
 func (rd *round) over() bool {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	return rd.votes.Decided()
+	return rd.ended
 }
 
 // ReadIndex returns when the machine holds everything that was acknowledged
@@ -49,17 +69,10 @@ func (r *replica) ReadIndex(ctx context.Context) error {
 		return err
 	}
 	r.mu.Lock()
-	if r.next == nil {
-		r.next = &round{done: make(chan struct{})}
-	}
-	rd := r.next
-	begin := r.cur == nil
-	if begin {
-		r.cur, r.next = rd, nil
-	}
+	rd, made := r.joinLocked()
 	r.mu.Unlock()
-	if begin {
-		r.drive(rd)
+	if made {
+		r.queue(rd)
 	}
 	select {
 	case <-rd.done:
@@ -71,25 +84,52 @@ func (r *replica) ReadIndex(ctx context.Context) error {
 	}
 }
 
-// drive begins rounds until one has to wait for answers, or none is left.
-func (r *replica) drive(rd *round) {
-	for rd != nil {
-		err, decided := r.begin(rd)
-		if !decided {
-			return
-		}
-		rd = r.finish(rd, err)
+// Join is ReadIndex for a read that has no goroutine to wait in: answer is
+// called with it, and with all that joined the same round, when they may be
+// read or when it is known that they may not. All that join a group's rounds
+// give the same answer function. It runs on a goroutine of the transport or of
+// the machine and must not wait. False: the replica does not serve as leader,
+// and answer is not called.
+func (r *replica) Join(read any, answer func(reads []any, err error)) bool {
+	if !r.IsLeader() {
+		return false
 	}
+	r.mu.Lock()
+	if r.deaf {
+		r.mu.Unlock()
+		return false
+	}
+	rd, made := r.joinLocked()
+	rd.joined, rd.answer = append(rd.joined, read), answer
+	r.mu.Unlock()
+	if made {
+		r.queue(rd)
+	}
+	return true
 }
 
-// begin notes what the round is about and asks the voters. It may be decided
-// at once.
-func (r *replica) begin(rd *round) (err error, decided bool) {
-	rd.term = r.ready.Load()
-	if rd.term == 0 {
-		return r.notLeader(), true
+func (r *replica) joinLocked() (rd *round, made bool) {
+	if r.next == nil {
+		r.next, made = &round{done: make(chan struct{})}, true
 	}
-	rd.commit = r.raft.CommitIndex()
+	return r.next, made
+}
+
+// closeRounds answers the joined reads whose rounds were never decided, and
+// lets nobody join any more. The replica is to stop.
+func (r *replica) closeRounds() {
+	r.mu.Lock()
+	r.deaf = true
+	rd := r.next
+	r.mu.Unlock()
+	if rd != nil {
+		r.decide(rd, r.stopError())
+	}
+	r.applied.close()
+}
+
+// queue puts a new round before as many voters as it takes.
+func (r *replica) queue(rd *round) {
 	voters, self := 0, false
 	var others []raft.Server
 	for _, s := range r.servers() {
@@ -105,40 +145,71 @@ func (r *replica) begin(rd *round) (err error, decided bool) {
 	}
 	votes, verdict := leader.NewRound(voters, self)
 	if verdict == leader.Won {
-		return nil, true
+		if r.begin(rd) {
+			r.decide(rd, nil)
+		}
+		return
 	}
 	need := votes.Need()
 	// Begin with the voters that were good last time.
-	turn := int(r.favour.Load() % uint32(len(others)))
-	others = append(others[turn:len(others):len(others)], others[:turn]...)
+	turn := r.favour.Load()
+	first := int(turn % uint32(len(others)))
+	others = append(others[first:len(others):len(others)], others[:first]...)
 	rd.mu.Lock()
-	rd.votes = votes
-	if rd.rest = others[need:]; len(rd.rest) > 0 {
-		rd.late = time.AfterFunc(askRestAfter, func() { r.askRest(rd) })
-	}
+	rd.turn, rd.votes = turn, votes
+	rd.rest = others[need:]
 	rd.mu.Unlock()
 	r.ask(rd, others[:need])
-	return nil, false
 }
 
 func (r *replica) ask(rd *round, voters []raft.Server) {
 	for _, s := range voters {
-		r.host.confirm.ask(s.ID, question{group: r.id, term: rd.term, round: rd, replica: r})
+		r.host.confirm.ask(s.ID, question{round: rd, replica: r})
 	}
+}
+
+// begin notes what the round is about, if that is not done yet: it is about to
+// be sent to a voter. False: it is decided.
+func (r *replica) begin(rd *round) bool {
+	r.mu.Lock()
+	if r.next == rd {
+		r.next = nil // whoever comes now comes too late
+	}
+	deaf := r.deaf
+	r.mu.Unlock()
+	if deaf {
+		r.decide(rd, r.stopError())
+		return false
+	}
+	rd.mu.Lock()
+	if rd.ended || rd.begun {
+		live := !rd.ended
+		rd.mu.Unlock()
+		return live
+	}
+	rd.begun = true
+	rd.term = r.ready.Load()
+	rd.commit = r.raft.CommitIndex()
+	leads := rd.term != 0
+	rd.mu.Unlock()
+	if !leads {
+		r.decide(rd, r.notLeader())
+	}
+	return leads
 }
 
 // askRest asks the voters that have not been asked: one of the first said no,
 // did not answer, or takes too long. The next rounds begin with another one.
 func (r *replica) askRest(rd *round) {
 	rd.mu.Lock()
-	rest := rd.rest
+	rest, turn := rd.rest, rd.turn
 	rd.rest = nil
-	if rd.votes.Decided() {
+	if rd.ended {
 		rest = nil
 	}
 	rd.mu.Unlock()
 	if len(rest) > 0 {
-		r.favour.Add(1)
+		r.favour.CompareAndSwap(turn, turn+1)
 		r.ask(rd, rest)
 	}
 }
@@ -147,22 +218,17 @@ func (r *replica) askRest(rd *round) {
 func (r *replica) voted(rd *round, yes bool) {
 	rd.mu.Lock()
 	verdict := rd.votes.Vote(yes)
-	if verdict != leader.Won && verdict != leader.Lost {
-		rd.mu.Unlock()
+	rd.mu.Unlock()
+	switch verdict {
+	case leader.Won:
+		r.decide(rd, nil)
+	case leader.Lost:
+		r.decide(rd, r.unconfirmed())
+	case leader.Open:
 		if !yes {
 			r.askRest(rd)
 		}
-		return
 	}
-	if rd.late != nil {
-		rd.late.Stop()
-	}
-	rd.mu.Unlock()
-	var err error
-	if verdict == leader.Lost {
-		err = r.unconfirmed()
-	}
-	r.drive(r.finish(rd, err))
 }
 
 // unconfirmed: a majority could not be asked, or says that there is a later
@@ -171,27 +237,72 @@ func (r *replica) unconfirmed() error {
 	return &NotLeaderError{Group: r.id, Term: r.raft.CurrentTerm()}
 }
 
-// finish decides a round and answers the one that collected meanwhile.
-func (r *replica) finish(rd *round, err error) *round {
-	if err == nil && (r.raft.State() != raft.Leader || r.raft.CurrentTerm() != rd.term || r.ready.Load() != rd.term) {
+// decide ends a round, once.
+func (r *replica) decide(rd *round, err error) {
+	r.mu.Lock()
+	if r.next == rd {
+		r.next = nil
+	}
+	r.mu.Unlock()
+	rd.mu.Lock()
+	if rd.ended {
+		rd.mu.Unlock()
+		return
+	}
+	rd.ended = true
+	term, commit := rd.term, rd.commit
+	rd.mu.Unlock()
+	if err == nil && (r.raft.State() != raft.Leader || r.raft.CurrentTerm() != term || r.ready.Load() != term) {
 		err = r.notLeader()
 	}
-	if err != nil {
-		rd.err = err
-		close(rd.done)
-	} else {
-		r.applied.when(rd.commit, func() { close(rd.done) })
+	if err != nil || r.applied.load() >= commit {
+		rd.end(err)
+		rd.deliver(err)
+		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cur, r.next = r.next, nil
-	return r.cur
+	r.catchUp(rd, commit)
+}
+
+// catchUp lets the reads go on when the machine has caught up.
+func (r *replica) catchUp(rd *round, commit uint64) {
+	var told atomic.Bool
+	tell := func(err error) {
+		if told.CompareAndSwap(false, true) {
+			rd.deliver(err)
+		}
+	}
+	var late *time.Timer
+	if len(rd.joined) > 0 {
+		late = time.AfterFunc(maxCatchUp, func() { tell(ErrTimeout) })
+	}
+	r.applied.when(commit, func(reached bool) {
+		var err error
+		if !reached {
+			err = r.stopError()
+		}
+		rd.end(err)
+		if late != nil {
+			late.Stop()
+		}
+		tell(err)
+	})
+}
+
+// end lets go who waits.
+func (rd *round) end(err error) {
+	rd.err = err
+	close(rd.done)
+}
+
+// deliver answers who has joined.
+func (rd *round) deliver(err error) {
+	if len(rd.joined) > 0 {
+		rd.answer(rd.joined, err)
+	}
 }
 
 // question is one round's to one voter.
 type question struct {
-	group   placement.GroupID
-	term    uint64
 	round   *round
 	replica *replica
 }
@@ -201,93 +312,205 @@ type question struct {
 // next one.
 type confirmer struct {
 	host   *Host
-	wg     sync.WaitGroup
 	served atomic.Uint64 // requests of other nodes answered
 
 	mu     sync.Mutex
 	lanes  map[raft.ServerID]*confirmLane // guarded by mu
-	closed bool                           // guarded by mu
+	closed bool                           // guarded by mu; no goroutine is started any more
+	bg     sync.WaitGroup                 // requests that make a connection
 }
 
+// confirmLane is the way to one voter. It has no goroutine: requests are sent
+// by who asks, or by the goroutine that has brought the last answer.
 type confirmLane struct {
-	to   raft.ServerID
-	wake chan struct{}
+	c           *confirmer
+	node        placement.NodeID
+	incarnation string
 
-	mu    sync.Mutex
-	queue []question // guarded by mu
+	mu     sync.Mutex
+	queue  []question  // guarded by mu; not sent yet
+	sent   []question  // guarded by mu; on its way
+	spare  []question  // guarded by mu; for the next queue
+	busy   bool        // guarded by mu; a request is on its way, or about to be sent
+	flight uint64      // guarded by mu; number of the request on its way
+	slow   bool        // guarded by mu; it has taken longer than askRestAfter
+	timer  *time.Timer // guarded by mu; of the request on its way
+	drop   func()      // guarded by mu; gives up the request on its way
 }
 
 func newConfirmer(h *Host) *confirmer {
 	return &confirmer{host: h, lanes: make(map[raft.ServerID]*confirmLane)}
 }
 
-func (c *confirmer) ask(to raft.ServerID, q question) {
+func (c *confirmer) lane(to raft.ServerID) *confirmLane {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l := c.lanes[to]
-	if l == nil && !c.closed {
-		l = &confirmLane{to: to, wake: make(chan struct{}, 1)}
+	if l == nil {
+		l = &confirmLane{c: c}
+		l.node, l.incarnation = transport.SplitServerID(to)
 		c.lanes[to] = l
-		c.wg.Add(1)
-		go func() { defer c.wg.Done(); c.run(l) }()
 	}
-	if c.closed {
-		c.mu.Unlock()
-		q.replica.voted(q.round, false)
-		return
-	}
-	c.mu.Unlock()
-	l.mu.Lock()
-	l.queue = append(l.queue, q)
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	return l
 }
 
-// close waits for the lanes; the host's stop channel is closed.
+// spawn runs f in a goroutine, unless the host has stopped.
+func (c *confirmer) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.bg.Add(1)
+	go func() { defer c.bg.Done(); f() }()
+	return true
+}
+
+// close gives up what is on its way; the groups have stopped.
 func (c *confirmer) close() {
 	c.mu.Lock()
 	c.closed = true
+	lanes := slices.Collect(maps.Values(c.lanes))
 	c.mu.Unlock()
-	c.wg.Wait()
+	for _, l := range lanes {
+		l.mu.Lock()
+		flight, drop := l.flight, l.drop
+		l.mu.Unlock()
+		if drop != nil {
+			drop()
+		}
+		l.answered(flight, nil, ErrStopped)
+	}
+	c.bg.Wait()
 }
 
-func (c *confirmer) run(l *confirmLane) {
-	var batch []question
+func (c *confirmer) ask(to raft.ServerID, q question) {
+	l := c.lane(to)
+	l.mu.Lock()
+	l.queue = append(l.queue, q)
+	busy, slow := l.busy, l.slow
+	l.busy = true
+	l.mu.Unlock()
+	switch {
+	case !busy:
+		l.next()
+	case slow:
+		q.replica.askRest(q.round)
+	}
+}
+
+// next sends what is queued, if anything is. The caller has set busy.
+func (l *confirmLane) next() {
 	for {
-		select {
-		case <-l.wake:
-		case <-c.host.stop:
-			l.mu.Lock()
-			batch, l.queue = l.queue, nil
+		l.mu.Lock()
+		batch := l.queue
+		l.queue, l.spare = l.spare[:0], nil
+		if len(batch) == 0 {
+			l.busy, l.spare = false, batch
 			l.mu.Unlock()
-			for _, q := range batch {
-				q.replica.voted(q.round, false)
-			}
 			return
 		}
-		l.mu.Lock()
-		batch, l.queue = l.queue, batch[:0]
 		l.mu.Unlock()
-		// Another voter may have decided a round already.
 		live := batch[:0]
 		for _, q := range batch {
-			if q.round.over() {
-				q.replica.voted(q.round, false)
-			} else {
+			if q.replica.begin(q.round) {
 				live = append(live, q)
 			}
 		}
-		if len(live) == 0 {
-			continue
+		clear(batch[len(live):])
+		if len(live) > 0 {
+			l.send(live)
+			return
 		}
-		verdicts, err := c.send(l.to, live)
-		for i, q := range live {
-			q.replica.voted(q.round, err == nil && verdicts[i])
-		}
-		clear(live)
+		l.mu.Lock()
+		l.spare = live
+		l.mu.Unlock()
 	}
+}
+
+// send puts the questions on their way.
+func (l *confirmLane) send(qs []question) {
+	body := encodeQuestions(qs)
+	l.mu.Lock()
+	l.flight++
+	flight := l.flight
+	l.sent, l.slow = qs, false
+	if l.timer == nil {
+		l.timer = time.AfterFunc(askRestAfter, l.late)
+	} else {
+		l.timer.Reset(askRestAfter)
+	}
+	l.mu.Unlock()
+	h := l.c.host
+	answered := func(answer []byte, err error) { l.answered(flight, answer, err) }
+	drop := h.cfg.Peers.Ask(l.node, l.incarnation, wire.KindConfirm, body, answered)
+	if drop != nil {
+		l.mu.Lock()
+		if l.flight == flight && l.sent != nil {
+			l.drop = drop
+		}
+		l.mu.Unlock()
+		return
+	}
+	// There is no connection, and making one takes a while.
+	if !l.c.spawn(func() {
+		ctx, cancel := context.WithTimeout(h.ctx, h.cfg.Timing.Heartbeat)
+		defer cancel()
+		answered(h.cfg.Peers.CallIncarnation(ctx, l.node, l.incarnation, wire.KindConfirm, body))
+	}) {
+		answered(nil, ErrStopped)
+	}
+}
+
+// late runs when an answer takes long: first the other voters are asked, by the
+// rounds that wait in the queue too, later the request is given up.
+func (l *confirmLane) late() {
+	l.mu.Lock()
+	if l.sent == nil {
+		l.mu.Unlock()
+		return
+	}
+	flight, drop := l.flight, l.drop
+	if l.slow {
+		l.mu.Unlock()
+		if drop != nil {
+			drop()
+		}
+		l.answered(flight, nil, ErrTimeout)
+		return
+	}
+	l.slow = true
+	l.timer.Reset(l.c.host.cfg.Timing.Heartbeat)
+	qs := append(slices.Clone(l.sent), l.queue...)
+	l.mu.Unlock()
+	for _, q := range qs {
+		q.replica.askRest(q.round)
+	}
+}
+
+// answered takes a voter's answers, or why there are none.
+func (l *confirmLane) answered(flight uint64, answer []byte, err error) {
+	l.mu.Lock()
+	if l.flight != flight || l.sent == nil {
+		l.mu.Unlock()
+		return // given up already
+	}
+	qs := l.sent
+	l.sent, l.drop, l.slow = nil, nil, false
+	l.timer.Stop()
+	l.mu.Unlock()
+	var verdicts []byte
+	if err == nil {
+		verdicts, err = decodeVerdicts(answer, len(qs))
+	}
+	for i, q := range qs {
+		q.replica.voted(q.round, err == nil && verdicts[i] == 1)
+	}
+	clear(qs)
+	l.mu.Lock()
+	l.spare = qs[:0]
+	l.mu.Unlock()
+	l.next()
 }
 
 // Body of a confirmation, and of its answer. All integers are big-endian.
@@ -305,29 +528,29 @@ const (
 	confirmQuestion = 4 + 8
 )
 
-func (c *confirmer) send(to raft.ServerID, qs []question) ([]bool, error) {
+func encodeQuestions(qs []question) []byte {
 	b := make([]byte, 0, confirmHead+len(qs)*confirmQuestion)
 	b = append(b, confirmVersion)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(qs)))
 	for _, q := range qs {
-		b = binary.BigEndian.AppendUint32(b, uint32(q.group))
-		b = binary.BigEndian.AppendUint64(b, q.term)
+		b = binary.BigEndian.AppendUint32(b, uint32(q.replica.id))
+		b = binary.BigEndian.AppendUint64(b, q.round.termOf())
 	}
-	ctx, cancel := context.WithTimeout(c.host.ctx, c.host.cfg.Timing.Heartbeat)
-	defer cancel()
-	node, incarnation := transport.SplitServerID(to)
-	answer, err := c.host.cfg.Peers.CallIncarnation(ctx, node, incarnation, wire.KindConfirm, b)
-	if err != nil {
-		return nil, err
-	}
-	if len(answer) != confirmHead+len(qs) || answer[0] != confirmVersion || binary.BigEndian.Uint32(answer[1:]) != uint32(len(qs)) {
+	return b
+}
+
+// termOf is the term of a round that has begun.
+func (rd *round) termOf() uint64 {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	return rd.term
+}
+
+func decodeVerdicts(b []byte, n int) ([]byte, error) {
+	if len(b) != confirmHead+n || b[0] != confirmVersion || binary.BigEndian.Uint32(b[1:]) != uint32(n) {
 		return nil, errors.New("shardgroup: confirmation answer is damaged")
 	}
-	verdicts := make([]bool, len(qs))
-	for i := range verdicts {
-		verdicts[i] = answer[confirmHead+i] == 1
-	}
-	return verdicts, nil
+	return b[confirmHead:], nil
 }
 
 // serve answers another node's questions.

@@ -1,12 +1,18 @@
 package shardgroup
 
 import (
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/transport"
 )
 
 // sleepyLeader makes n1 a node that does not notice for long that it is alone,
@@ -55,6 +61,10 @@ func TestReadIgnoresOldAnswers(t *testing.T) {
 	// answers arrive, and nothing else.
 	late := make(chan error, 1)
 	go func() { late <- l.ReadIndex(ctxFor(t, 700*time.Millisecond)) }()
+	joined := make(chan error, 1)
+	if !l.Join("read", func(_ []any, err error) { joined <- err }) {
+		t.Fatal("no read may join")
+	}
 	c.wait("the late read to wait", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -68,8 +78,118 @@ func TestReadIgnoresOldAnswers(t *testing.T) {
 		d, _ := read(t, l.Machine(), "a", fsm.At{})
 		t.Fatalf("a deposed leader confirmed a read from answers given before it; it would serve version %d, version 2 is acknowledged", d.Version)
 	}
+	select {
+	case err := <-joined:
+		if err == nil {
+			t.Fatal("a deposed leader confirmed a joined read from answers given before it")
+		}
+	default: // still waits for the voters
+	}
 	old.setIn(nil)
 	c.isolate("n1", false)
+}
+
+// Reads that join are answered once each: confirmed with what was acknowledged
+// before, or refused, also when the replica stops.
+func TestJoin(t *testing.T) {
+	c := seeded(t, 3, 1, nil)
+	l := c.leader(1)
+	for _, id := range c.order {
+		if g := c.group(id, 1); g != l && g.Join("read", nil) {
+			t.Errorf("a read joins at %s, which does not lead", id)
+		}
+	}
+	var answered, refused, rounds atomic.Int64
+	answer := func(reads []any, err error) {
+		rounds.Add(1)
+		if err != nil {
+			refused.Add(int64(len(reads)))
+		} else {
+			for _, want := range reads {
+				if got := l.applied.load(); got < want.(uint64) {
+					t.Errorf("confirmed at %d, %d was acknowledged before", got, want)
+				}
+			}
+		}
+		answered.Add(int64(len(reads)))
+	}
+	var joined atomic.Int64
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for n := range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if i%50 == 0 {
+					_, _ = l.Propose(ctxFor(t, time.Second), write(wire.OpPut, fmt.Sprintf("d%d", n), raw(t, map[string]any{"i": i})))
+				}
+				if l.Join(l.raft.CommitIndex(), answer) {
+					joined.Add(1)
+				}
+				for joined.Load() > answered.Load()+64 {
+					select {
+					case <-stop:
+						return
+					case <-time.After(100 * time.Microsecond):
+					}
+				}
+			}
+		}()
+	}
+	c.wait("reads to be confirmed", func() bool { return answered.Load() > 500 })
+	if refused.Load() > 0 {
+		t.Errorf("%d reads of a healthy leader were refused", refused.Load())
+	}
+	if rounds.Load() >= answered.Load() {
+		t.Errorf("%d rounds for %d reads: none was shared", rounds.Load(), answered.Load())
+	}
+	node := l.host.cfg.NodeID
+	c.stop(node)
+	close(stop)
+	wg.Wait()
+	if joined.Load() != answered.Load() {
+		t.Errorf("%d reads joined, %d were answered", joined.Load(), answered.Load())
+	}
+	if l.Join("read", answer) {
+		t.Error("a read joins a stopped replica")
+	}
+}
+
+// A voter that does not answer costs a few milliseconds, once: the other one is
+// asked, and asked first from then on.
+func TestSilentVoter(t *testing.T) {
+	c := seeded(t, 3, 1, sleepyLeader)
+	l := c.leadBy(1, "n1")
+	if err := l.ReadIndex(ctxFor(t, 2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	voters := map[placement.NodeID]bool{}
+	for _, id := range c.order {
+		if id == "n1" {
+			continue
+		}
+		// Its answers do not arrive; what it is asked does.
+		hold := false
+		c.node("n1").net.setIn(&hold)
+		began := c.node(id).host.confirm.served.Load()
+		done := make(chan error, 1)
+		go func() { done <- l.ReadIndex(ctxFor(t, 5*time.Second)) }()
+		c.wait("both voters to be asked", func() bool { return c.node(id).host.confirm.served.Load() > began })
+		c.node("n1").net.setIn(nil)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		voters[id] = true
+	}
+	if len(voters) != 2 {
+		t.Fatal("two voters were expected")
+	}
 }
 
 // Members without a vote must not confirm a read: both other voters may follow
@@ -119,23 +239,37 @@ func TestReadIgnoresLearners(t *testing.T) {
 func TestConfirmNamesTheIncarnation(t *testing.T) {
 	c := seeded(t, 3, 1, nil)
 	l := c.leader(1)
-	q := []question{{group: 1, term: l.raft.CurrentTerm()}}
+	asked := l.raft.CurrentTerm()
+	ask := func(to raft.ServerID, term uint64) (bool, error) {
+		rd := &round{begun: true, term: term}
+		body := encodeQuestions([]question{{round: rd, replica: &l.replica}})
+		node, incarnation := transport.SplitServerID(to)
+		answer, err := l.host.cfg.Peers.CallIncarnation(ctxFor(t, time.Second), node, incarnation, wire.KindConfirm, body)
+		if err != nil {
+			return false, err
+		}
+		v, err := decodeVerdicts(answer, 1)
+		return err == nil && v[0] == 1, err
+	}
 	for _, s := range l.servers() {
 		if s.ID == l.self {
 			continue
 		}
-		if v, err := l.host.confirm.send(s.ID, q); err != nil || !v[0] {
-			t.Fatalf("%s: %v %v", s.ID, v, err)
+		if yes, err := ask(s.ID, asked); err != nil || !yes {
+			t.Fatalf("%s: %v %v", s.ID, yes, err)
 		}
 		node := s.Address
-		if v, err := l.host.confirm.send(Member{Node: placement.NodeID(node), Incarnation: "2"}.serverID(), q); err == nil {
-			t.Fatalf("incarnation 2 of %s was confirmed by incarnation 1: %v", node, v)
+		other := Member{Node: placement.NodeID(node), Incarnation: "2"}.serverID()
+		if yes, err := ask(other, asked); err == nil {
+			t.Fatalf("incarnation 2 of %s was confirmed by incarnation 1: %v", node, yes)
 		}
-		q[0].term--
-		if v, err := l.host.confirm.send(s.ID, q); err != nil || v[0] {
-			t.Fatalf("%s confirmed a term below its own: %v %v", s.ID, v, err)
+		if yes, err := ask(s.ID, asked-1); err != nil || yes {
+			t.Fatalf("%s confirmed a term below its own: %v %v", s.ID, yes, err)
 		}
-		q[0].term++
+		name, incarnation := transport.SplitServerID(other)
+		if l.host.cfg.Peers.Ask(name, incarnation, wire.KindConfirm, nil, func([]byte, error) {}) != nil {
+			t.Fatalf("incarnation 2 of %s was asked at incarnation 1", node)
+		}
 	}
 }
 
@@ -143,14 +277,34 @@ func TestWatermark(t *testing.T) {
 	var w watermark
 	var got []int
 	for _, at := range []int{3, 1, 2} {
-		w.when(uint64(at), func() { got = append(got, at) })
+		w.when(uint64(at), func(bool) { got = append(got, at) })
 	}
 	w.advance(1)
 	w.advance(1)
-	w.when(1, func() { got = append(got, 10) })
+	w.when(1, func(bool) { got = append(got, 10) })
 	w.advance(5)
-	w.when(6, func() { got = append(got, 6) })
-	want := []int{1, 10, 3, 2}
+	w.when(6, func(reached bool) {
+		if reached {
+			got = append(got, 6)
+		} else {
+			got = append(got, -6)
+		}
+	})
+	if w.n.Load() != 1 {
+		t.Errorf("%d waiters are counted, 1 waits", w.n.Load())
+	}
+	w.close()
+	w.when(5, func(reached bool) {
+		if reached {
+			got = append(got, 5)
+		}
+	})
+	w.when(7, func(reached bool) {
+		if !reached {
+			got = append(got, -7)
+		}
+	})
+	want := []int{1, 10, 3, 2, -6, 5, -7}
 	if len(got) != len(want) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
@@ -159,7 +313,7 @@ func TestWatermark(t *testing.T) {
 			t.Fatalf("got %v, want %v", got, want)
 		}
 	}
-	if w.n.Load() != 1 {
-		t.Errorf("%d waiters are counted, 1 waits", w.n.Load())
+	if w.n.Load() != 0 {
+		t.Errorf("%d waiters are counted, none waits", w.n.Load())
 	}
 }

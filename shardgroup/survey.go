@@ -214,7 +214,7 @@ func (g *Group) Mark(ctx context.Context, k fsm.Mark) (index uint64, err error) 
 func (g *Group) Findings(ctx context.Context, id [16]byte, index uint64) (*fsm.Findings, error) {
 	s, name := g.host.surveys, surveyName{g.id, id}
 	reached := make(chan struct{})
-	g.applied.when(index, func() { close(reached) })
+	g.applied.when(index, func(bool) { close(reached) })
 	for {
 		s.mu.Lock()
 		v, news := s.known[name], s.news

@@ -83,6 +83,23 @@ func wrongIncarnation(node placement.NodeID, have, want string) error {
 	return fmt.Errorf("transport: node %s has incarnation %s, %s is a member (its data was wiped; it must be removed and added again)", node, have, want)
 }
 
+// ready is the connection there is now; nil if there is none that works, as
+// far as is known.
+func (l *link) ready() *peerConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.conn
+	if c == nil || l.closed || c.cluster != l.p.o.ClusterID() {
+		return nil
+	}
+	select {
+	case <-c.Done():
+		return nil
+	default:
+		return c
+	}
+}
+
 func (l *link) get(ctx context.Context) (*peerConn, error) {
 	for {
 		l.mu.Lock()

@@ -71,6 +71,7 @@ type Peers struct {
 
 	mu       sync.RWMutex
 	handlers map[wire.Kind]Handler                // guarded by mu
+	atOnce   [256]bool                            // guarded by mu; by kind: its handler does not wait
 	client   wire.Handler                         // guarded by mu; of client kinds, nil: none
 	groups   map[placement.GroupID]*RaftTransport // guarded by mu
 	links    map[linkKey]*link                    // guarded by mu
@@ -114,7 +115,7 @@ func New(o Options) (*Peers, error) {
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.server = wire.NewServer(wire.ServerOptions{
-		Handler:     wire.HandlerFunc(p.serve),
+		Handler:     requests{p},
 		PeerHello:   p.hello,
 		Logger:      p.log,
 		MaxInFlight: maxPeerInFlight,
@@ -134,6 +135,15 @@ func (p *Peers) Handle(kind wire.Kind, h Handler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.handlers[kind] = h
+}
+
+// HandleAtOnce is Handle for a handler that does not wait: it runs on the
+// goroutine that reads the connection.
+func (p *Peers) HandleAtOnce(kind wire.Kind, h Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handlers[kind] = h
+	p.atOnce[kind] = true
 }
 
 // HandleClient registers the handler of client kinds, which other nodes forward.
@@ -217,6 +227,31 @@ func (p *Peers) CallIncarnation(ctx context.Context, node placement.NodeID, inca
 	return p.call(ctx, classControl, node, incarnation, kind, body)
 }
 
+// Ask is CallIncarnation without waiting: answered is called once, by the
+// goroutine that reads the connection, and must not wait. Nil: there is no
+// connection now, or it is full; nothing was sent and answered is not called.
+// What it gives otherwise takes the caller off the request.
+func (p *Peers) Ask(node placement.NodeID, incarnation string, kind wire.Kind, body []byte, answered func([]byte, error)) (forget func()) {
+	l, err := p.link(node, classControl)
+	if err != nil {
+		return nil
+	}
+	conn := l.ready()
+	if conn == nil || incarnation != "" && conn.peer.Incarnation != incarnation {
+		return nil
+	}
+	forget, ok := conn.Ask(kind, 0, body, func(b []byte, err error) {
+		if err == nil && p.isCut() {
+			b, err = nil, errCut
+		}
+		answered(b, err)
+	})
+	if !ok {
+		return nil
+	}
+	return forget
+}
+
 func (p *Peers) call(ctx context.Context, c class, node placement.NodeID, incarnation string, kind wire.Kind, body []byte) ([]byte, error) {
 	conn, err := p.conn(ctx, c, node, incarnation)
 	if err != nil {
@@ -295,6 +330,24 @@ func foreign(a, b string) bool { return a != "" && b != "" && a != b }
 
 func wrongCluster(self placement.NodeID, own string, other placement.NodeID, theirs string) string {
 	return fmt.Sprintf("node %s belongs to cluster %s, node %s to cluster %s (they cannot talk; check the addresses)", self, own, other, theirs)
+}
+
+// requests are those of other nodes.
+type requests struct{ p *Peers }
+
+// ServeWire answers one.
+func (r requests) ServeWire(ctx context.Context, req *wire.Request, resp *wire.Responder) {
+	r.p.serve(ctx, req, resp)
+}
+
+// StartWire has those answered at once that can be.
+func (r requests) StartWire(_ context.Context, req *wire.Request, _ *wire.Responder) wire.Start {
+	r.p.mu.RLock()
+	defer r.p.mu.RUnlock()
+	if r.p.atOnce[req.Kind] {
+		return wire.StartHere
+	}
+	return wire.StartApart
 }
 
 // serve answers one request of another node.
