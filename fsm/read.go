@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -55,6 +56,15 @@ func (m *Machine) Get(k ReadKey, at At, noBody bool) (wire.Document, error) {
 
 // GetMany reads documents from one state, and calls fn with each, in order.
 func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
+	return m.Visit(keys, at, noBody, func(i int, d wire.Document, err error) {
+		d.Body = bytes.Clone(d.Body)
+		fn(i, d, err)
+	})
+}
+
+// Visit is GetMany without copies: a body is the engine's memory and may be
+// used only until fn returns.
+func (m *Machine) Visit(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
 	r, err := m.reader()
 	if err != nil {
 		return err
@@ -99,7 +109,7 @@ func (m *Machine) get(r *mvcc.Reader, k *ReadKey, key []byte, at At, noBody bool
 	if !found || row.Deleted {
 		return d, refuse(none, "")
 	}
-	return document(k.ID, &row, noBody), nil
+	return borrowed(k.ID, &row, noBody), nil
 }
 
 func (m *Machine) getVersion(r *mvcc.Reader, k *ReadKey, key []byte, version uint64, noBody bool) (d wire.Document, err error) {
@@ -129,9 +139,16 @@ func (m *Machine) getVersion(r *mvcc.Reader, k *ReadKey, key []byte, version uin
 
 // document makes the answer, with a copy of the body.
 func document(id string, row *mvcc.Row, noBody bool) wire.Document {
+	d := borrowed(id, row, noBody)
+	d.Body = bytes.Clone(d.Body)
+	return d
+}
+
+// borrowed makes the answer, with the body where the row has it.
+func borrowed(id string, row *mvcc.Row, noBody bool) wire.Document {
 	d := wire.Document{ID: id, Version: row.Version, CreatedAt: uint64(row.Created), UpdatedAt: uint64(row.Updated), Deleted: row.Deleted}
 	if !noBody && !row.Deleted {
-		d.Body = append(make([]byte, 0, len(row.Body)), row.Body...)
+		d.Body = row.Body
 	}
 	return d
 }

@@ -361,6 +361,14 @@ func (g testGroup) confirm() error {
 
 func (g testGroup) ReadIndex(context.Context) error { return g.confirm() }
 
+func (g testGroup) Join(read any, answer func([]any, error)) bool {
+	if g.confirm() != nil {
+		return false
+	}
+	answer([]any{read}, nil)
+	return true
+}
+
 func (g testGroup) ReadAt(_ context.Context, t hlc.Timestamp) error {
 	if err := g.confirm(); err != nil {
 		return err

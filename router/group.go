@@ -29,6 +29,10 @@ type Group interface {
 
 	// ReadIndex returns when a read of the replica is linearizable.
 	ReadIndex(ctx context.Context) error
+	// Join is ReadIndex for a read that waits in no goroutine: answer is called,
+	// and must not wait, with all that joined together. False: this replica
+	// does not serve as leader.
+	Join(read any, answer func(reads []any, err error)) bool
 	// ReadAt returns when reads at t are stable: nothing will be written at or
 	// below t any more, and everything that was is applied.
 	ReadAt(ctx context.Context, t hlc.Timestamp) error
@@ -51,6 +55,8 @@ type Reader interface {
 	Get(key fsm.ReadKey, at fsm.At, noBody bool) (wire.Document, error)
 	// GetMany calls fn for each key, in order, from one state.
 	GetMany(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(i int, d wire.Document, err error)) error
+	// Visit is GetMany with bodies that may be used only until fn returns.
+	Visit(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(i int, d wire.Document, err error)) error
 	History(key fsm.ReadKey, before uint64, limit int, noBody bool) (versions []wire.Document, more bool, err error)
 	Scan(spec fsm.ScanSpec) (docs []wire.Document, more bool, cost wire.Cost, err error)
 	Count(c placement.CollectionID) (documents, bytes uint64, err error)

@@ -55,12 +55,6 @@ const askRestAfter = 5 * time.Millisecond
 // told ErrTimeout, though it is not known that anything is wrong.
 const maxCatchUp = 100 * time.Millisecond
 
-func (rd *round) over() bool {
-	rd.mu.Lock()
-	defer rd.mu.Unlock()
-	return rd.ended
-}
-
 // ReadIndex returns when the machine holds everything that was acknowledged
 // before the call. It fails on a replica that does not lead, or that cannot
 // prove it.

@@ -1,0 +1,167 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+)
+
+// noticing is the router as a handler, and counts who did not take the short
+// way.
+type noticing struct {
+	*Router
+	serves chan string
+}
+
+func (n noticing) ServeWire(ctx context.Context, req *wire.Request, resp *wire.Responder) {
+	n.serves <- req.Kind.String()
+	n.Router.ServeWire(ctx, req, resp)
+}
+
+// The short way answers what the long one answers, and takes what it should.
+func TestShortWay(t *testing.T) {
+	c := newTestCluster(t, 2, 2)
+	for i := range 40 {
+		c.put("n1", "users", fmt.Sprintf("u%d", i), m{"name": "x", "n": i})
+	}
+	c.put("n1", "users", "gone", m{"a": 1})
+	c.one("n1", "users", wire.WriteItem{Op: wire.OpDelete, ID: "gone", RequestID: c.requestID()})
+	n := c.nodes["n1"]
+	serves := make(chan string, 100)
+	s := wire.NewServer(wire.ServerOptions{
+		Handler: noticing{Router: n.router, serves: serves},
+		Hello:   func(*wire.ConnInfo, *wire.Hello) (wire.HelloReply, *wire.Error) { return wire.HelloReply{}, nil },
+	})
+	defer s.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = s.Serve(l) }() // ends with Close
+	nc, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := wire.NewConn(nc, wire.ConnOptions{})
+	defer conn.Close()
+	if _, err := conn.Handshake(context.Background(), wire.Hello{}); err != nil {
+		t.Fatal(err)
+	}
+
+	leads := func(id string) bool {
+		v := n.router.opts.Placement.View()
+		coll, _ := v.Collection("users")
+		g, ok := n.Group(v.Owner(partitionOf(v, coll, id)))
+		if !ok {
+			return false
+		}
+		leader, _, _ := g.Leader()
+		return leader == "n1"
+	}
+	short := 0
+	try := func(q *wire.GetRequest, fit bool) {
+		t.Helper()
+		var got, want wire.GetReply
+		gotErr := conn.Do(context.Background(), wire.KindGet, q, &got)
+		wantErr := c.serve("n1", wire.KindGet, q, &want)
+		if fmt.Sprint(gotErr) != fmt.Sprint(wantErr) {
+			t.Errorf("%+v: %v, the long way says %v", q, gotErr, wantErr)
+		}
+		got.Now, want.Now, got.Cost.WaitMicros, want.Cost.WaitMicros = 0, 0, 0, 0
+		if a, b := wire.Append(nil, &got), wire.Append(nil, &want); string(a) != string(b) {
+			t.Errorf("%+v: %+v, the long way answers %+v", q, got, want)
+		}
+		select {
+		case <-serves:
+			if fit {
+				t.Errorf("%+v took the long way", q)
+			}
+		default:
+			short++
+			if !fit {
+				t.Errorf("%+v took the short way", q)
+			}
+		}
+	}
+	for i := range 40 {
+		id := fmt.Sprintf("u%d", i)
+		try(&wire.GetRequest{Collection: "users", IDs: []string{id}, Direct: true}, leads(id))
+		try(&wire.GetRequest{Collection: "users", IDs: []string{id}, NoBody: true}, leads(id))
+		try(&wire.GetRequest{Collection: "users", IDs: []string{"absent-" + id}}, leads("absent-"+id))
+	}
+	if short == 0 || short == 120 {
+		t.Errorf("%d of 120 took the short way; the test needs groups that n1 leads, and others", short)
+	}
+	try(&wire.GetRequest{Collection: "users", IDs: []string{"gone"}}, leads("gone"))
+	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1", "u2"}}, false)
+	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1"}, AtVersion: 1}, false)
+	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1"}, AtVersion: 7}, false)
+	try(&wire.GetRequest{Collection: "users", IDs: []string{""}}, false)
+	try(&wire.GetRequest{Collection: "users"}, false)
+	try(&wire.GetRequest{Collection: "nobody", IDs: []string{"u1"}}, false)
+}
+
+// What was confirmed and cannot be answered is handed over: the long way knows
+// what to do about a partition that has moved, or a leader that is another.
+func TestShortWayHandsOver(t *testing.T) {
+	c := newTestCluster(t, 1, 1)
+	c.put("n1", "users", "u1", m{"name": "x"})
+	n := c.nodes["n1"]
+	for name, refusal := range map[string]error{"not confirmed": errNoMajority, "not readable": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := New(n.router.opts)
+			r.opts.Groups = groupsFunc(func() Group {
+				g, _ := n.Group(1)
+				return failing{g.(testGroup), refusal}
+			})
+			serves := make(chan string, 10)
+			s := wire.NewServer(wire.ServerOptions{
+				Handler: noticing{Router: r, serves: serves},
+				Hello:   func(*wire.ConnInfo, *wire.Hello) (wire.HelloReply, *wire.Error) { return wire.HelloReply{}, nil },
+			})
+			defer s.Close()
+			near, far := net.Pipe()
+			go func() { _ = s.ServeConn(far) }() // ends with Close
+			conn := wire.NewConn(near, wire.ConnOptions{})
+			defer conn.Close()
+			if _, err := conn.Handshake(context.Background(), wire.Hello{}); err != nil {
+				t.Fatal(err)
+			}
+			var reply wire.GetReply
+			err := conn.Do(context.Background(), wire.KindGet, &wire.GetRequest{Collection: "users", IDs: []string{"u1"}}, &reply)
+			if err != nil || reply.Results[0].Error != nil || reply.Results[0].Doc.ID != "u1" {
+				t.Errorf("%+v, %v", reply, err)
+			}
+			if len(serves) != 1 {
+				t.Errorf("%d requests took the long way", len(serves))
+			}
+		})
+	}
+}
+
+var errNoMajority = errors.New("no majority")
+
+// failing is a group that confirms no joined read, or whose machine cannot be
+// visited.
+type failing struct {
+	testGroup
+	refusal error
+}
+
+func (g failing) Join(read any, answer func([]any, error)) bool {
+	answer([]any{read}, g.refusal)
+	return true
+}
+
+func (g failing) Machine() Reader { return unvisited{g.testGroup.Machine()} }
+
+type unvisited struct{ Reader }
+
+func (unvisited) Visit([]fsm.ReadKey, fsm.At, bool, func(int, wire.Document, error)) error {
+	return errors.New("closed")
+}
