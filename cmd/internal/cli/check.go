@@ -22,7 +22,7 @@ const checkPatience = time.Minute
 const proof = "Proof"
 
 func (a *app) proofCommands() []*cli.Command {
-	return []*cli.Command{a.checkCommand()}
+	return []*cli.Command{a.verifyCommand(), a.checkCommand()}
 }
 
 func (a *app) checkCommand() *cli.Command {

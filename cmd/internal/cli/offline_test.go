@@ -87,6 +87,15 @@ func TestWrongCommandLines(t *testing.T) {
 		{"", "get users u1 --addr h:1:2"},
 		{"", "get users u1 --addr http://h:1"},
 		{"", "dev --nodes 2"},
+		{"", "verify --duration soon"},
+		{"", "verify --duration 1ms"},
+		{"", "verify --clients 0"},
+		{"", "verify --workload registr"},
+		{"", "verify --workload bank"},
+		{"", "verify --report out.txt"},
+		{"", "verify --report DIR/none/out.html"},
+		{"", "verify --yes"},
+		{"", "verify --durration 1s"},
 		{"", "check --group x"},
 		{"", "check --group g0"},
 		{"", "check --rate fast"},
@@ -124,7 +133,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	gone.Close()
 	for _, addr := range []string{gone.Addr().String(), silent.Addr().String()} {
-		for _, args := range []string{"get users u1", "put users u1 {}", "cluster status", "count users", "scan users", "export users", "collection list", "check", "import users ../../../testdata/earthquakes.ndjson", "cluster init --nodes " + addr} {
+		for _, args := range []string{"get users u1", "put users u1 {}", "cluster status", "count users", "scan users", "export users", "collection list", "check", "verify", "import users ../../../testdata/earthquakes.ndjson", "cluster init --nodes " + addr} {
 			started := time.Now()
 			code, out, errOut := runCLI(t, "", []string{"IDB_ADDR=" + addr, "IDB_TIMEOUT=120ms"}, strings.Fields(args)...)
 			if code != exitUnavailable || out != "" || !strings.Contains(errOut, addr) {

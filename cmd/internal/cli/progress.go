@@ -13,15 +13,12 @@ const (
 	lineEvery = 5 * time.Second        // elsewhere
 )
 
-// progress shows how far an import or export is: a bar that redraws itself on
-// a terminal, a line now and then elsewhere.
+// progress shows how far something is: a line that redraws itself on a
+// terminal, a line now and then elsewhere.
 type progress struct {
 	w       io.Writer
-	label   string
-	total   int64 // of bytes; 0: not known
-	columns int   // of the terminal; 0: not a terminal
-	sample  func() (bytes, docs int64)
-	started time.Time
+	columns int // of the terminal; 0: not a terminal
+	text    func(columns int) string
 
 	mu     sync.Mutex
 	drawn  bool // a bar is on the screen
@@ -31,12 +28,19 @@ type progress struct {
 	done chan struct{}
 }
 
-// startProgress begins to show. Close ends it.
+// startProgress begins to show documents of an import or export. total is of
+// bytes, 0 if it is not known. Close ends it.
 func startProgress(w io.Writer, label string, total int64, sample func() (bytes, docs int64)) *progress {
-	p := &progress{
-		w: w, label: label, total: total, sample: sample,
-		started: time.Now(), stop: make(chan struct{}), done: make(chan struct{}),
-	}
+	started := time.Now()
+	return startLine(w, func(columns int) string {
+		bytes, docs := sample()
+		return progressText(label, bytes, total, docs, time.Since(started), columns)
+	})
+}
+
+// startLine begins to show any text.
+func startLine(w io.Writer, text func(columns int) string) *progress {
+	p := &progress{w: w, text: text, stop: make(chan struct{}), done: make(chan struct{})}
 	p.columns, _ = terminal(w)
 	go p.run()
 	return p
@@ -96,8 +100,7 @@ func (p *progress) eraseLocked() {
 }
 
 func (p *progress) drawLocked() {
-	bytes, docs := p.sample()
-	text := progressText(p.label, bytes, p.total, docs, time.Since(p.started), p.columns)
+	text := p.text(p.columns)
 	if p.columns == 0 {
 		fmt.Fprintln(p.w, text)
 		return
