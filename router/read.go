@@ -16,13 +16,54 @@ import (
 // reasonably differ by.
 const maxAhead = 5 * time.Second
 
-// checkTime refuses times that lie in the future.
-func (r *Router) checkTime(at uint64, s subject) *wire.Error {
-	if now := r.opts.Clock.Now(); hlc.Timestamp(at) > now.Add(maxAhead) {
-		return refuse(wire.CodeBadRequest, "%s: the time %s is in the future, now is %s (read at a time that has passed)",
-			s, hlc.Timestamp(at).Time().Format(time.RFC3339Nano), now.Time().Format(time.RFC3339Nano))
+// checkTime refuses times that lie in the future. The time may come from an
+// answer of nodes whose clocks are far ahead of this one's, so the groups are
+// asked for theirs before it is refused.
+func (r *Router) checkTime(ctx context.Context, v *placement.View, at uint64, s subject) *wire.Error {
+	now := r.opts.Clock.Now()
+	if hlc.Timestamp(at) <= now.Add(maxAhead) {
+		return nil
 	}
-	return nil
+	groups := make([]placement.GroupID, len(v.Groups))
+	for i, g := range v.Groups {
+		groups[i] = g.ID
+	}
+	most, e := r.largestClock(ctx, v, groups, s)
+	if e != nil {
+		return e
+	}
+	r.opts.Clock.Observe(most)
+	if now = r.opts.Clock.Now(); hlc.Timestamp(at) <= now.Add(maxAhead) {
+		return nil
+	}
+	return refuse(wire.CodeBadRequest, "%s: the time %s is in the future, now is %s (read at a time that has passed)",
+		s, hlc.Timestamp(at).Time().Format(time.RFC3339Nano), now.Time().Format(time.RFC3339Nano))
+}
+
+// largestClock asks the groups' leaders for their clocks. Nothing that was
+// acknowledged before the call has a later timestamp; 0: nothing was written.
+func (r *Router) largestClock(ctx context.Context, v *placement.View, groups []placement.GroupID, s subject) (hlc.Timestamp, *wire.Error) {
+	clocks := make([]hlc.Timestamp, len(groups))
+	errs := make([]*wire.Error, len(groups))
+	parallel(len(groups), func(i int) {
+		errs[i] = r.onLeader(ctx, v, groups[i], false, s,
+			func(ctx context.Context, g Group) (err error) {
+				clocks[i], err = g.Clock(ctx)
+				return err
+			},
+			func(ctx context.Context, node placement.NodeID) (err error) {
+				clocks[i], err = r.askClock(ctx, node, groups[i])
+				return err
+			})
+	})
+	var most hlc.Timestamp
+	for i := range clocks {
+		if errs[i] != nil {
+			return 0, errs[i]
+		}
+		most = max(most, clocks[i])
+	}
+	return most, nil
 }
 
 // lookup is one get request on its way; the counterpart of batch.
@@ -49,14 +90,14 @@ func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply,
 	case req.AtVersion != 0 && req.AtTime != 0:
 		return nil, refuse(wire.CodeBadRequest, "%s: a get is at a version or at a time, not both", req.Collection)
 	}
-	if req.AtTime != 0 {
-		if e := r.checkTime(req.AtTime, subject{collection: req.Collection}); e != nil {
-			return nil, e
-		}
-	}
 	v, c, e := r.collection(ctx, req.Collection)
 	if e != nil {
 		return nil, e
+	}
+	if req.AtTime != 0 {
+		if e := r.checkTime(ctx, v, req.AtTime, subject{collection: req.Collection}); e != nil {
+			return nil, e
+		}
 	}
 	l := &lookup{r: r, req: req, view: v, coll: c, results: make([]wire.GetResult, len(req.IDs))}
 	todo := make([]int, 0, len(req.IDs))

@@ -33,11 +33,28 @@ const (
 
 // scan serves KindScan. Pages but the last go to send; the last is returned.
 func (r *Router) scan(ctx context.Context, req *wire.ScanRequest, send Send) (*wire.ScanPage, *wire.Error) {
-	s := &scanning{r: r, req: req, start: time.Now()}
-	if e := s.prepare(ctx); e != nil {
-		return nil, e
+	start, sent := time.Now(), false
+	tell := func(part wire.Message) error {
+		sent = true
+		return send(part)
 	}
-	return s.run(ctx, send)
+	var p patience
+	for {
+		s := &scanning{r: r, req: req, start: start}
+		if e := s.prepare(ctx); e != nil {
+			return nil, e
+		}
+		page, e := s.run(ctx, tell)
+		if e == nil {
+			return page, nil
+		}
+		// The name may stand for another collection than this node knew: the
+		// scan begins again. Once a page is out it is of the collection that it
+		// began with.
+		if sent || !r.refreshStale(ctx, e, false, &p) {
+			return nil, e
+		}
+	}
 }
 
 // scanning is one scan request on its way.
@@ -89,18 +106,18 @@ func (s *scanning) prepare(ctx context.Context) *wire.Error {
 		if e != nil {
 			return e
 		}
-		return s.checkCursor()
+		return s.checkCursor(ctx)
 	}
 	s.from = cursor{collection: s.coll.ID, prefix: strings.Clone(req.Prefix), reverse: req.Reverse, time: hlc.Timestamp(req.AtTime)}
 	if req.AtTime != 0 {
-		return s.r.checkTime(req.AtTime, subj)
+		return s.r.checkTime(ctx, s.view, req.AtTime, subj)
 	}
 	s.from.time, e = s.now(ctx)
 	return e
 }
 
 // checkCursor refuses a cursor of another scan.
-func (s *scanning) checkCursor() *wire.Error {
+func (s *scanning) checkCursor(ctx context.Context) *wire.Error {
 	subj := subject{collection: s.req.Collection}
 	switch {
 	case s.from.collection != s.coll.ID:
@@ -110,7 +127,7 @@ func (s *scanning) checkCursor() *wire.Error {
 	case s.req.AtTime != 0 && hlc.Timestamp(s.req.AtTime) != s.from.time:
 		return refuse(wire.CodeBadCursor, "%s: the cursor is of a scan at another time (leave the time out, the cursor has it)", subj)
 	}
-	return s.r.checkTime(uint64(s.from.time), subj)
+	return s.r.checkTime(ctx, s.view, uint64(s.from.time), subj)
 }
 
 // holders are the groups that can hold documents with the prefix: one, if the
@@ -134,25 +151,13 @@ func (s *scanning) holders() []part {
 // visible: the largest clock of the groups involved, each confirmed by its
 // leader after the request arrived.
 func (s *scanning) now(ctx context.Context) (hlc.Timestamp, *wire.Error) {
-	clocks := make([]hlc.Timestamp, len(s.groups))
-	errs := make([]*wire.Error, len(s.groups))
-	parallel(len(s.groups), func(i int) {
-		errs[i] = s.r.onLeader(ctx, s.view, s.groups[i].group, false, subject{collection: s.req.Collection},
-			func(ctx context.Context, g Group) (err error) {
-				clocks[i], err = g.Clock(ctx)
-				return err
-			},
-			func(ctx context.Context, node placement.NodeID) (err error) {
-				clocks[i], err = s.r.askClock(ctx, node, s.groups[i].group)
-				return err
-			})
-	})
-	var most hlc.Timestamp
-	for i := range clocks {
-		if errs[i] != nil {
-			return 0, errs[i]
-		}
-		most = max(most, clocks[i])
+	groups := make([]placement.GroupID, len(s.groups))
+	for i, p := range s.groups {
+		groups[i] = p.group
+	}
+	most, e := s.r.largestClock(ctx, s.view, groups, subject{collection: s.req.Collection})
+	if e != nil {
+		return 0, e
 	}
 	if most == 0 { // nothing was ever written: any time will do
 		most = s.r.opts.Clock.Now()
@@ -344,10 +349,9 @@ func (s *scanning) fetch(ctx context.Context, req *groupScan) feedChunk {
 		switch e.Code {
 		case wire.CodeHistoryExpired:
 			chunk.err = refuse(e.Code, "%s: the scan's snapshot of %s is past the retention window (start the scan again)", subj, s.from.time.Time().Format(time.RFC3339))
-		case wire.CodeStaleEpoch, wire.CodeCollectionNotFound:
-			// The map or the catalog changed under the scan: refresh in the
-			// background of the client's retry.
-			_, _ = s.r.opts.Placement.Refresh(ctx)
+		case wire.CodeCollectionNotFound:
+			// The group knows collections by number only.
+			chunk.err = refuse(e.Code, "collection %s does not exist any more", subj)
 		}
 	}
 	return chunk

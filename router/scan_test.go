@@ -1,10 +1,12 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -348,4 +350,102 @@ func FuzzGroupScan(f *testing.F) {
 			t.Fatalf("%+v came back as %+v, %v", q, again, e)
 		}
 	})
+}
+
+// deaf is a way to the placement group that is shut until it is opened.
+type deaf struct {
+	placement.Peers
+	hears atomic.Bool
+}
+
+func (d *deaf) Call(ctx context.Context, to placement.NodeID, kind wire.Kind, body []byte) ([]byte, error) {
+	b, err := d.Peers.Call(ctx, to, kind, body)
+	if !d.hears.Load() { // what is on its way is lost too
+		return nil, fmt.Errorf("lost")
+	}
+	return b, err
+}
+
+// A node that has not heard that a name was dropped scans the collection of
+// that name that there is now, and says so if there is none.
+func TestScanOfDropped(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		c := newTestCluster(t, 3, 3)
+		fill(t, c, "users", []string{"old1", "old2"}, 0)
+		n := c.nodes["n3"]
+		way := &deaf{Peers: n}
+		way.hears.Store(true)
+		late := placement.NewService(placement.Options{Self: "n3", Peers: way, AttemptTimeout: 200 * time.Millisecond})
+		defer late.Close()
+		late.StartFollower([]placement.NodeID{"n1"})
+		if _, err := late.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		way.hears.Store(false)
+		var info wire.CollectionInfo
+		if err := c.serve("n1", wire.KindDropCollection, &wire.DropCollectionRequest{Name: "users"}, &info); err != nil {
+			t.Fatal(err)
+		}
+		if again {
+			fill(t, c, "users", []string{"new"}, 0)
+		}
+		if old, ok := late.View().Collection("users"); !ok || uint32(old.ID) != info.ID || old.Dropping() {
+			t.Fatal("n3 has heard of the drop: nothing is tested")
+		}
+		c.mu.Lock()
+		c.intercept = func(from, _ placement.NodeID, kind wire.Kind) error {
+			if from == "n3" && slices.Contains(PeerKinds, kind) {
+				way.hears.Store(true)
+			}
+			return nil
+		}
+		c.mu.Unlock()
+		o := n.router.opts
+		o.Placement = late
+		n.router = New(o)
+		docs, _, err := c.scan("n3", &wire.ScanRequest{Collection: "users"})
+		switch {
+		case again && (err != nil || len(docs) != 1 || docs[0].ID != "new"):
+			t.Errorf("the new collection has %v, %v", idsOf(docs), err)
+		case !again && (codeOf(err) != wire.CodeCollectionNotFound || !strings.Contains(err.Error(), "users")):
+			t.Errorf("a dropped collection has %v, %v", idsOf(docs), err)
+		}
+	}
+}
+
+// A time that came from an answer is not in the future, also for a node whose
+// clock is an hour behind those that gave it.
+func TestTimesOfOtherClocks(t *testing.T) {
+	c := newTestCluster(t, 3, 3)
+	fill(t, c, "docs", []string{"a", "b"}, 0)
+	docs, last, err := c.scan("n1", &wire.ScanRequest{Collection: "docs"})
+	if err != nil || len(docs) != 2 {
+		t.Fatal(docs, err)
+	}
+	n := c.nodes["n3"]
+	o := n.router.opts
+	for _, ask := range []func() error{
+		func() error {
+			_, err := c.get("n3", &wire.GetRequest{Collection: "docs", IDs: []string{"a"}, AtTime: last.Time})
+			return err
+		},
+		func() error {
+			docs, _, err := c.scan("n3", &wire.ScanRequest{Collection: "docs", AtTime: last.Time})
+			if err == nil && len(docs) != 2 {
+				t.Errorf("%d documents", len(docs))
+			}
+			return err
+		},
+	} {
+		o.Clock = hlc.NewClock(func() time.Time { return time.Now().Add(-time.Hour) })
+		n.router = New(o)
+		if err := ask(); err != nil {
+			t.Error(err)
+		}
+	}
+	// What no clock has reached is.
+	ahead := uint64(c.clock.Now().Add(time.Hour))
+	if _, err := c.get("n3", &wire.GetRequest{Collection: "docs", IDs: []string{"a"}, AtTime: ahead}); codeOf(err) != wire.CodeBadRequest {
+		t.Error(err)
+	}
 }
