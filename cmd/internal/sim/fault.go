@@ -39,6 +39,7 @@ type verb struct {
 // verbs are all that can happen. The table is the language's documentation.
 var verbs = map[string]verb{
 	"kill":      {1, nil, "kill -9", each(func(x *stage, n *Node) { n.Kill() })},
+	"stop":      {1, nil, "an orderly shutdown", each(func(x *stage, n *Node) { n.Stop() })},
 	"start":     {1, nil, "boot, start the process", each(func(x *stage, n *Node) { n.Start() })},
 	"power off": {1, []string{"keep"}, "lose power; of what was not synced the share keep is left", powerOff},
 	"pause":     {1, nil, "SIGSTOP", each(func(x *stage, n *Node) { n.Pause() })},

@@ -35,11 +35,13 @@ type Node struct {
 
 // life is one process on a machine.
 type life struct {
-	port  *Port
-	mount *Mount
-	node  *node.Node    // nil until started
-	over  chan struct{} // closed when it was killed
-	ready chan struct{} // closed when Start has returned
+	port     *Port
+	mount    *Mount
+	node     *node.Node    // nil until started
+	stop     chan struct{} // closed when it is to shut down
+	stopping bool          // guarded by Node.mu; stop is closed
+	over     chan struct{} // closed when it was killed
+	ready    chan struct{} // closed when Start has returned
 }
 
 // addresses of a machine.
@@ -75,7 +77,7 @@ func (n *Node) startLocked() {
 	}
 	l := &life{
 		port: n.c.Net.Join(n.ID), mount: n.Drive.Mount(),
-		over: make(chan struct{}), ready: make(chan struct{}),
+		stop: make(chan struct{}), over: make(chan struct{}), ready: make(chan struct{}),
 	}
 	n.life = l
 	n.c.bg.Go(func() { n.run(l) })
@@ -100,6 +102,15 @@ func (n *Node) run(l *life) {
 				n.c.note("%s ends itself: %v", n.ID, err)
 				n.c.fatal(n, err)
 			}
+		case <-l.stop:
+			// When it is killed meanwhile it goes on in peace; nobody sees it.
+			l.mount.quick.Store(true)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			if err := started.Shutdown(ctx); err != nil && n.current() == l {
+				n.c.note("%s shuts down: %v", n.ID, err)
+			}
+			cancel()
+			started = nil // closed
 		case <-l.over:
 		}
 	}
@@ -142,6 +153,17 @@ func (n *Node) end(l *life, power bool, keep float64, hold bool) bool {
 
 // Kill ends the process, as kill -9 does. It stays down until Start.
 func (n *Node) Kill() { n.end(n.current(), true, 0, true) }
+
+// Stop ends the process in order, as SIGTERM does. It stays down until Start.
+func (n *Node) Stop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.held = true
+	if l := n.life; l != nil && !l.stopping {
+		l.stopping = true
+		close(l.stop)
+	}
+}
 
 // PowerOff takes the machine's power: of what was not synced, the share keep
 // is left.

@@ -30,7 +30,11 @@ type Plan struct {
 	Clients int           // of each workload
 	Pace    time.Duration // that a client thinks between two operations
 	Lasts   time.Duration // the load; everything is healed then
-	Events  []Event       // in order
+	// Snapshots is after how many entries a group's log is truncated, half of
+	// them being kept, so that whoever was away is sent a snapshot. 0: as in
+	// production, which is never within a run.
+	Snapshots int
+	Events    []Event // in order
 }
 
 // Bounds of a plan.
@@ -103,6 +107,8 @@ func (p *Plan) line(line string) (err error) {
 		return number(&p.Shards)
 	case "clients":
 		return number(&p.Clients)
+	case "snapshots":
+		return number(&p.Snapshots)
 	case "load":
 		p.Load = strings.Fields(rest)
 	case "pace":
@@ -155,24 +161,22 @@ func (p *Plan) String() string {
 	for _, a := range p.About {
 		fmt.Fprintln(&b, strings.TrimSpace("# "+a))
 	}
-	fmt.Fprintf(&b, "nodes %d\nshards %d\nload %s\nclients %d\npace %v\nlasts %s\n\n",
+	fmt.Fprintf(&b, "nodes %d\nshards %d\nload %s\nclients %d\npace %v\nlasts %s\n",
 		p.Nodes, p.Shards, strings.Join(p.Load, " "), p.Clients, p.Pace, short(p.Lasts))
+	if p.Snapshots > 0 {
+		fmt.Fprintf(&b, "snapshots %d\n", p.Snapshots)
+	}
+	fmt.Fprintln(&b)
 	for _, e := range p.Events {
 		fmt.Fprintln(&b, e)
 	}
 	return b.String()
 }
 
-// expects says that a process may end itself in this plan: its disk fails, or
-// stands still for longer than it tolerates.
+// mayEndItself says that a process may end itself in this plan: its disk fails,
+// or stands still for longer than it tolerates.
 func (p *Plan) mayEndItself() bool {
-	return slices.ContainsFunc(p.Events, func(e Event) bool {
-		switch e.Verb {
-		case "pause", "hang disk", "slow disk", "fail disk", "fill disk":
-			return true
-		}
-		return false
-	})
+	return p.has("pause", "hang disk", "slow disk", "fail disk", "fill disk")
 }
 
 // RandomPlan is the plan of a seed: a few episodes of trouble, which may
@@ -191,8 +195,11 @@ func RandomPlan(seed uint64, workloads []string) *Plan {
 	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	p.Load = names[:min(len(names), 2+rng.IntN(2))]
 	slices.Sort(p.Load)
+	if rng.IntN(2) == 0 {
+		p.Snapshots = 20 + rng.IntN(200)
+	}
 	n := nemesis{p: p, rng: rng}
-	for range 1 + rng.IntN(4) {
+	for range 2 + rng.IntN(5) {
 		n.episode()
 	}
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
@@ -268,7 +275,7 @@ func (n *nemesis) episode() {
 	at := n.between(500*time.Millisecond, n.p.Lasts-2*time.Second)
 	end := at + n.between(50*time.Millisecond, 3*time.Second)
 	one, some := n.machine(), n.machines()
-	switch n.rng.IntN(16) {
+	switch n.rng.IntN(18) {
 	case 0:
 		n.add(at, "kill %s", some)
 		n.add(end, "start %s", some)
@@ -328,6 +335,18 @@ func (n *nemesis) episode() {
 	case 14:
 		n.add(at, "fill disk %s, free %dKB", some, n.rng.IntN(5000))
 		n.add(end, "repair disk all")
+	case 16:
+		n.add(at, "stop %s", n.pick("leader", one))
+		n.add(end, "start all")
+	case 17: // one that is away, comes back, and dies again
+		n.add(at, "kill %s", one)
+		n.add(end, "start %s", one)
+		for range 1 + n.rng.IntN(3) {
+			end += n.between(100*time.Millisecond, 1500*time.Millisecond)
+			n.add(end, "%s %s", n.pick("kill", "power off"), one)
+			end += n.between(10*time.Millisecond, 300*time.Millisecond)
+			n.add(end, "start %s", one)
+		}
 	case 15:
 		n.add(at, "jump clock %s, by %s%ds", some, n.pick("", "-"), 1+n.rng.IntN(3600))
 		if n.rng.IntN(2) == 0 {

@@ -59,7 +59,7 @@ const patience = 8 * time.Second
 // result.
 func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, error) {
 	begun := time.Now()
-	c := NewCluster(ClusterOptions{Nodes: p.Nodes, Shards: p.Shards, Seed: seed, Log: log, Host: quickHost})
+	c := NewCluster(ClusterOptions{Nodes: p.Nodes, Shards: p.Shards, Seed: seed, Log: log, Host: p.host})
 	defer c.Close()
 	res := &Result{}
 	forming, cancel := context.WithTimeout(ctx, time.Minute)
@@ -141,10 +141,14 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 	return res, nil
 }
 
-// quickHost makes what takes long in a real cluster happen within a run.
-func quickHost(c *shardgroup.Config) {
+// host makes what takes long in a real cluster happen within a run.
+func (p *Plan) host(c *shardgroup.Config) {
 	c.DigestEvery = 64
 	c.SweepInterval = time.Second
+	if p.Snapshots > 0 {
+		c.SnapshotEntries = uint64(p.Snapshots)
+		c.TrailingEntries = uint64(p.Snapshots)/2 + 1
+	}
 }
 
 // awaitWrites waits until every group has taken a write.
@@ -211,9 +215,19 @@ func indent(s string) string {
 }
 
 // tolerated are refusals that a plan's faults explain.
-func (p *Plan) tolerated() []client.Code {
-	if slices.ContainsFunc(p.Events, func(e Event) bool { return e.Verb == "fill disk" }) {
-		return []client.Code{wire.CodeDiskFull}
+func (p *Plan) tolerated() (codes []client.Code) {
+	if p.has("fill disk") {
+		codes = append(codes, wire.CodeDiskFull)
 	}
-	return nil
+	if p.has("jump clock") {
+		// A clock that is far ahead ends the memory of request IDs early: a
+		// retry is refused then, and never done twice.
+		codes = append(codes, wire.CodeOutcomeExpired)
+	}
+	return codes
+}
+
+// has says whether the plan has such events.
+func (p *Plan) has(verbs ...string) bool {
+	return slices.ContainsFunc(p.Events, func(e Event) bool { return slices.Contains(verbs, e.Verb) })
 }
