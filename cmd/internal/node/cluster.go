@@ -92,27 +92,25 @@ func (n *Node) StartPlacement(id *admin.Identity) error {
 	} else {
 		n.places.StartFollower(voters)
 	}
-	n.reconciler = admin.StartReconciler(admin.ReconcilerOptions{
+	n.reconciler.Store(admin.StartReconciler(admin.ReconcilerOptions{
 		Self: n.Self(), Placement: n.places, Local: local{n}, Logger: n.log.Named("reconcile"),
-	})
+	}))
 	n.joined = true
 	return nil
 }
 
-// kick makes the reconciler look now.
+// kick makes the reconciler look now. Raft's own loops call it, so it waits for
+// nothing: mu is held while the disk is asked.
 func (n *Node) kick() {
-	n.mu.Lock()
-	r := n.reconciler
-	n.mu.Unlock()
-	if r != nil {
+	if r := n.reconciler.Load(); r != nil {
 		r.Kick()
 	}
 }
 
 func (n *Node) stopReconciler() {
 	n.mu.Lock()
-	r := n.reconciler
-	n.reconciler, n.closed = nil, true
+	r := n.reconciler.Swap(nil)
+	n.closed = true
 	n.mu.Unlock()
 	if r != nil {
 		r.Close()

@@ -39,7 +39,7 @@ type Node struct {
 	host       *shardgroup.Host
 	places     *placement.Service
 	router     *router.Router
-	reconciler *admin.Reconciler // nil until in a cluster
+	reconciler atomic.Pointer[admin.Reconciler] // nil until in a cluster
 	adopter    *admin.Adopter
 	init       *admin.Initialiser
 	clients    *wire.Server

@@ -172,3 +172,12 @@ func get(t *testing.T, url string) (int, string) {
 	}
 	return resp.StatusCode, string(b)
 }
+
+// Raft's loops tell of new leaders while the disk may hold up a start: what
+// they call must not wait for it.
+func TestKickWaitsForNothing(t *testing.T) {
+	n := new(Node)
+	n.mu.Lock() // as StartPlacement has it while it opens its store
+	defer n.mu.Unlock()
+	n.kick()
+}
