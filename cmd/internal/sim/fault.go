@@ -55,6 +55,7 @@ var verbs = map[string]verb{
 	"slow disk":   {1, []string{"sync"}, "a sync takes that long", slowDisk},
 	"fail disk":   {1, nil, "writes and syncs fail (EIO)", each(func(x *stage, n *Node) { n.Drive.Fail(syscall.EIO) })},
 	"fill disk":   {1, []string{"free"}, "that many bytes are free", fillDisk},
+	"lie disk":    {1, nil, "syncs answer and do nothing: nothing survives this, it is for tests of the simulator", each(func(x *stage, n *Node) { n.Drive.Lie() })},
 	"repair disk": {1, nil, "the disk works and has room", each(func(x *stage, n *Node) { n.Drive.Repair() })},
 
 	"jump clock": {1, []string{"by"}, "the wall clock jumps", jumpClock},

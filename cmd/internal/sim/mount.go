@@ -33,6 +33,7 @@ type Drive struct {
 	jitter  time.Duration // guarded by mu
 	hung    chan struct{} // guarded by mu; not nil: syncs wait until it is closed
 	stopped chan struct{} // guarded by mu; the same while the process is paused
+	lies    bool          // guarded by mu; syncs answer and do nothing
 	failure error         // guarded by mu; what syncs and writes answer
 	size    int64         // guarded by mu
 	syncs   atomic.Int64
@@ -131,6 +132,15 @@ func (d *Drive) Fail(err error) {
 	d.failure = err
 }
 
+// Lie makes every sync answer and do nothing, as a device does that answers
+// from a cache it loses with its power. No database survives that; the tests
+// of the simulator do it to see that it is noticed.
+func (d *Drive) Lie() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lies = true
+}
+
 // Fill leaves that many bytes free.
 func (d *Drive) Fill(free int64) {
 	d.mu.Lock()
@@ -146,7 +156,7 @@ func (d *Drive) Repair() {
 		close(d.hung)
 		d.hung = nil
 	}
-	d.failure = nil
+	d.failure, d.lies = nil, false
 	d.size = driveSize
 	d.latency, d.jitter = 100*time.Microsecond, 200*time.Microsecond
 }
@@ -416,8 +426,16 @@ func (f *file) Sync() error {
 			return &os.PathError{Op: "sync", Path: f.name, Err: err}
 		}
 	}
-	f.m.disk.sync(f.n)
+	if !f.m.lied() {
+		f.m.disk.sync(f.n)
+	}
 	return nil
+}
+
+func (m *Mount) lied() bool {
+	m.drive.mu.Lock()
+	defer m.drive.mu.Unlock()
+	return m.drive.lies
 }
 
 func (f *file) SyncData() error { return f.Sync() }

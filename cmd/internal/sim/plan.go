@@ -34,7 +34,9 @@ type Plan struct {
 	// them being kept, so that whoever was away is sent a snapshot. 0: as in
 	// production, which is never within a run.
 	Snapshots int
-	Events    []Event // in order
+
+	unhealed bool    // nothing is healed at the end: for tests of the simulator
+	Events   []Event // in order
 }
 
 // Bounds of a plan.

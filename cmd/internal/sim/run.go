@@ -14,39 +14,39 @@ import (
 	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/cmd/internal/history"
+	"github.com/impossibledb/idb/cmd/internal/report"
 	"github.com/impossibledb/idb/cmd/internal/workload"
 	"github.com/impossibledb/idb/shardgroup"
 )
 
 // Result is what a run has shown.
 type Result struct {
-	Virtual   time.Duration     // that has passed in it
-	Answered  int64             // operations that clients got an answer to
-	Resumed   time.Duration     // from the end of all faults to the first write in every group
-	Replayed  int               // groups whose log was replayed in full
-	Anomalies []history.Anomaly // found by Judge
-	Faults    []error           // of the database; empty: none
-	Notes     []string          // what happened, in order
+	Virtual  time.Duration // that has passed in it
+	Answered int64         // operations that clients got an answer to
+	Resumed  time.Duration // from the end of all faults to the first write in every group
+	Replayed int           // groups whose log was replayed in full
+	State    []error       // what was wrong with the cluster and its processes; empty: nothing
+	Verdicts []workload.Verdict
+	Notes    []string // what happened, in order
 
-	workloads []workload.Workload // to be judged
+	workloads []workload.Workload
+	counts    map[string]workload.Counts
+	begun     time.Time // of the load, in virtual time
+	worked    time.Duration
 }
 
 // Judge judges what the clients were told. It is called outside of the bubble:
 // judges bound their work by time, which stands still in there while they work.
 func (r *Result) Judge() {
 	for _, w := range r.workloads {
-		for _, v := range w.Judge() {
-			for _, a := range v.Anomalies {
-				r.Faults = append(r.Faults, fmt.Errorf("%s: %s: %w", w.Name(), v.Checker, a.Err()))
-				r.Anomalies = append(r.Anomalies, a)
-			}
-		}
+		r.Verdicts = append(r.Verdicts, workload.Verdict{Workload: w.Name(), Counts: r.counts[w.Name()], Checks: w.Judge()})
 	}
-	r.workloads = nil
 }
 
 // Err is nil if the database kept its promises.
-func (r *Result) Err() error { return errors.Join(r.Faults...) }
+func (r *Result) Err() error {
+	return errors.Join(append(slices.Clone(r.State), workload.Err(r.Verdicts))...)
+}
 
 // resumeWithin is how long after healing every group must take writes again.
 const resumeWithin = 5 * time.Second
@@ -81,7 +81,7 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 		dbs = append(dbs, db)
 	}
 	ws, err := workload.New(workload.Options{
-		Documents: 4, PerDocument: 100, Timeout: 10 * time.Second, Tolerate: p.tolerated(),
+		Start: time.Now(), Documents: 4, PerDocument: 100, Timeout: 10 * time.Second, Tolerate: p.tolerated(),
 	}, p.Load...)
 	if err != nil {
 		return nil, err
@@ -97,6 +97,7 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 
 	stage := &stage{c: c, rng: rand.New(rand.NewPCG(seed, 3))}
 	loadBegun := time.Now()
+	res.begun = loadBegun
 	for i := range p.Events {
 		time.Sleep(time.Until(loadBegun.Add(p.Events[i].At)))
 		if err := stage.play(&p.Events[i]); err != nil {
@@ -104,34 +105,36 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 		}
 	}
 	time.Sleep(time.Until(loadBegun.Add(p.Lasts)))
-	c.note("everything is healed")
-	c.Heal()
+	if !p.unhealed {
+		c.note("everything is healed")
+		c.Heal()
+	}
 	if res.Resumed, err = c.awaitWrites(ctx, dbs[0]); err != nil {
-		res.Faults = append(res.Faults, err)
+		res.State = append(res.State, err)
 	}
 	load.Stop()
-	res.Answered = load.Answered()
+	res.Answered, res.worked = load.Answered(), time.Since(loadBegun)
 	ready, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
 	if err := c.AwaitReady(ready); err != nil {
-		res.Faults = append(res.Faults, err)
+		res.State = append(res.State, err)
 	}
-	res.Faults = append(res.Faults, c.CheckReplicas(ctx)...)
+	res.State = append(res.State, c.CheckReplicas(ctx)...)
 	reading, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, w := range ws {
 		if err := w.Final(reading, dbs[0]); err != nil {
-			res.Faults = append(res.Faults, fmt.Errorf("reads at rest: %w", err))
+			res.State = append(res.State, fmt.Errorf("reads at rest: %w", err))
 		}
 	}
-	res.workloads = ws
+	res.workloads, res.counts = ws, load.Counts()
 	c.mu.Lock()
 	for _, h := range c.halts {
-		res.Faults = append(res.Faults, fmt.Errorf("a replica halted: %s", h))
+		res.State = append(res.State, fmt.Errorf("a replica halted: %s", h))
 	}
 	if !p.mayEndItself() {
 		for _, f := range c.fatals {
-			res.Faults = append(res.Faults, fmt.Errorf("a process ended itself without a fault of its disk: %s", f))
+			res.State = append(res.State, fmt.Errorf("a process ended itself without a fault of its disk: %s", f))
 		}
 	}
 	c.mu.Unlock()
@@ -206,8 +209,61 @@ func (r *Result) Report(p *Plan, again string) string {
 	for _, n := range r.Notes {
 		fmt.Fprintf(&b, "  %s\n", n)
 	}
-	fmt.Fprintf(&b, "\nwhat was wrong:\n%s\n\nto run it again: %s\n", indent(r.Err().Error()), again)
+	fmt.Fprintf(&b, "\nwhat was wrong:\n%s\n", indent(r.Err().Error()))
+	for _, v := range r.Verdicts {
+		for _, a := range v.Anomalies() {
+			if len(a.Operations) > 0 {
+				fmt.Fprintf(&b, "\nthe shortest history found that still shows %q:\n", a.Name)
+				for _, op := range a.Operations {
+					fmt.Fprintf(&b, "  %s\n", op)
+				}
+			}
+		}
+	}
+	fmt.Fprintf(&b, "\nto run it again: %s\n", again)
 	return b.String()
+}
+
+// ends says which events end another.
+var ends = map[string][]string{
+	"kill": {"start"}, "stop": {"start"}, "power off": {"start"}, "pause": {"resume"},
+	"cut": {"mend", "heal network"}, "bridge": {"heal network"}, "link": {"mend", "heal network"},
+	"hang disk": {"repair disk"}, "slow disk": {"repair disk"}, "fail disk": {"repair disk"}, "fill disk": {"repair disk"},
+	"jump clock": {"set clock"},
+}
+
+// Page is the run as a report, which can be drawn.
+func (r *Result) Page(p *Plan, title, again string) *report.Report {
+	page := &report.Report{
+		Title: title, Began: r.begun, Took: r.worked,
+		Facts: []report.Fact{
+			{Name: "plan", Value: p.String()}, {Name: "again", Value: again},
+			{Name: "time", Value: "virtual"}, {Name: "what happened", Value: strings.Join(r.Notes, "\n")},
+		},
+	}
+	for i, w := range r.workloads {
+		page.Add(w, r.Verdicts[i])
+	}
+	for i, e := range p.Events {
+		enders, lasts := ends[e.Verb]
+		if !lasts {
+			continue
+		}
+		f := report.Fault{Name: e.Verb, Target: strings.Join(e.Who, " "), From: e.At, To: p.Lasts}
+		for _, later := range p.Events[i+1:] {
+			if later.Verb == "heal" || slices.Contains(enders, later.Verb) {
+				f.To = later.At
+				break
+			}
+		}
+		page.Faults = append(page.Faults, f)
+	}
+	state := history.Verdict{Checker: "cluster at rest", Judged: "replicas, logs and processes"}
+	for _, err := range r.State {
+		state.Anomalies = append(state.Anomalies, history.Anomaly{Name: "state", Text: err.Error()})
+	}
+	page.Checks = []history.Verdict{state}
+	return page
 }
 
 func indent(s string) string {

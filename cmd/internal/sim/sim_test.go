@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,7 +21,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run this seed only")
-	seedsFlag = flag.Int("seeds", 40, "how many seeds to run")
+	seedsFlag = flag.Int("seeds", 150, "how many seeds to run")
 	firstFlag = flag.Uint64("first", 1, "the first of them")
 	outFlag   = flag.String("out", filepath.Join(os.TempDir(), "idb-sim"), "where the plan and the pictures of a failure go")
 )
@@ -85,17 +87,16 @@ func (s *sum) String() string {
 func fail(t *testing.T, p *Plan, res *Result, again string) {
 	t.Fail()
 	name := filepath.Base(t.Name())
-	report := fmt.Sprintf("\n%s fails\n%s", t.Name(), res.Report(p, again))
-	for i, a := range res.Anomalies {
-		if len(a.Page) == 0 {
-			continue
-		}
-		path := filepath.Join(*outFlag, fmt.Sprintf("%s-%d.html", name, i+1))
-		if err := errors.Join(os.MkdirAll(*outFlag, 0o755), os.WriteFile(path, a.Page, 0o644)); err == nil {
-			report += "picture: " + path + "\n"
-		}
+	text := fmt.Sprintf("\n%s fails\n%s", t.Name(), res.Report(p, again))
+	path := filepath.Join(*outFlag, name+".html")
+	var page bytes.Buffer
+	err := errors.Join(res.Page(p, t.Name(), again).WriteHTML(&page), os.MkdirAll(*outFlag, 0o755))
+	if err = errors.Join(err, os.WriteFile(path, page.Bytes(), 0o644)); err != nil {
+		text += err.Error() + "\n"
+	} else {
+		text += "picture: " + path + "\n"
 	}
-	fmt.Println(report)
+	fmt.Println(text)
 }
 
 // TestSeeds runs random plans.
@@ -120,7 +121,7 @@ func TestSeeds(t *testing.T) {
 			})
 		}
 	})
-	fmt.Println("seeds:", &totals)
+	fmt.Println("simulated so far:", &totals)
 }
 
 // TestScenarios runs the plans that were written down.
@@ -147,6 +148,46 @@ func TestScenarios(t *testing.T) {
 				fail(t, p, res, fmt.Sprintf("go test ./cmd/internal/sim -run 'TestScenarios/^%s$'", name))
 			} else if testing.Verbose() {
 				t.Logf("\n%s\n%s", p, res)
+			}
+		})
+	}
+}
+
+// TestSimulatorSees: what no database survives is noticed. Without this, a
+// simulator that hurts nobody would pass everything.
+func TestSimulatorSees(t *testing.T) {
+	for _, tc := range []struct{ name, plan, want string }{
+		{"lost syncs", `
+load set register
+lasts 8s
+2s  lie disk all
+4s  power off all
+5s  start all`, ""},
+		{"a majority that forgets", `
+load set
+lasts 9s
+2s  lie disk n1 n2
+4s  power off n1 n2
+5s  kill n3
+5s  start n1 n2
+6.5s  start n3`, ""},
+		{"writes that do not come back", `
+load set
+lasts 4s
+1s  kill n1 n2`, "within"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			p, err := ParsePlan(tc.plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.want == "within" {
+				p.unhealed = true
+			}
+			res := play(t, p, 1)
+			if res.Err() == nil || !strings.Contains(res.Err().Error(), tc.want) {
+				t.Errorf("nothing was noticed: %v\n%s", res.Err(), res)
 			}
 		})
 	}
