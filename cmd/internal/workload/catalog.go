@@ -237,7 +237,9 @@ func (w *catalog) drop(ctx context.Context, s Session, o *own) history.Outcome {
 	case history.Done:
 		o.there, o.dropped = false, o.id
 		w.note(o.name, false)
+		p := w.recorder.BeginSpan(s.Number, "get "+o.name+" e000001")
 		_, err := s.other().Collection(o.name).Get(ctx, "e000001")
+		p.End(history.Missing, "") // or worse, which the switch says
 		switch {
 		case err == nil:
 			w.anomaly("dropped collection read", "%s was dropped, and e000001 is still there", o.name)
@@ -282,12 +284,9 @@ func (w *catalog) stir(ctx context.Context, s Session) history.Outcome {
 	return w.ended(p, what, err)
 }
 
-// settle is how long the catalog that a node lists may be behind, at rest.
-const settle = 10 * time.Second
-
 // Final compares the catalog at rest with what clients were told.
 func (w *catalog) Final(ctx context.Context, db *client.DB) error {
-	deadline := time.Now().Add(settle)
+	deadline := time.Now().Add(w.o.Settle)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -10,8 +10,8 @@ import (
 	"github.com/impossibledb/idb/cmd/internal/node"
 )
 
-// startDev is a cluster in this process and three connections to it.
-func startDev(t *testing.T, nodes int) []*client.DB {
+// startDev is a cluster in this process: its addresses.
+func startDev(t *testing.T, nodes int) []string {
 	t.Helper()
 	d, err := node.StartDev(t.Context(), node.DevConfig{Dir: t.TempDir(), Nodes: nodes}, nil)
 	if err != nil {
@@ -24,7 +24,7 @@ func startDev(t *testing.T, nodes int) []*client.DB {
 			t.Error(err)
 		}
 	})
-	return dial(t, "idb://"+strings.Join(d.Addrs(), ","))
+	return d.Addrs()
 }
 
 func dial(t *testing.T, url string) []*client.DB {
@@ -44,7 +44,7 @@ func dial(t *testing.T, url string) []*client.DB {
 // TestHealthy: nothing is found wrong with a healthy cluster, some of whose
 // answers nobody waits for, and its collections are gone afterwards.
 func TestHealthy(t *testing.T) {
-	dbs := startDev(t, 3)
+	dbs := dial(t, "idb://"+strings.Join(startDev(t, 3), ","))
 	ws, err := New(Options{Prefix: "scratch", PerDocument: 200})
 	if err != nil {
 		t.Fatal(err)
