@@ -3,9 +3,8 @@
 // and their histories are judged by package history.
 //
 // It owns processes, their directories and ports, and the faults; what clients
-// do is package workload's. It
-// knows the database only as a user does: the idb command, the client library,
-// HTTP. It ends only processes that it started.
+// do is package workload's. It knows the database only as a user does: the idb
+// command, the client library, HTTP. It ends only processes that it started.
 //
 // Life of a run: Build, Start (processes, idb cluster init, ready), StartLoad
 // beside Faults, Cluster.Heal, Load.Stop, Load.Judge (CompareReplicas), Close.

@@ -176,7 +176,7 @@ func runLedger(seed int64, bug string) []Transaction {
 		clients[i] = begin(i, 0)
 	}
 	var all []Transaction
-	for at := time.Duration(1); at < 3000; at++ {
+	for at := time.Duration(1); at < 1800; at++ {
 		for i, r := range clients {
 			if r.wait > 0 {
 				r.wait--
