@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
@@ -161,4 +163,87 @@ func (c *Cluster) replay(r replica) error {
 	}
 	c.replays++
 	return nil
+}
+
+// CheckReads compares the three ways to read a collection: scan, get and count
+// must tell of the same documents.
+func CheckReads(ctx context.Context, db *client.DB) []error {
+	list, err := db.Collections(ctx)
+	if err != nil {
+		return []error{err}
+	}
+	var found []error
+	for _, info := range list {
+		if err := checkReads(ctx, db.Collection(info.Name)); err != nil {
+			found = append(found, fmt.Errorf("collection %s: %w", info.Name, err))
+		}
+	}
+	return found
+}
+
+func checkReads(ctx context.Context, c *client.Collection) error {
+	docs, err := client.Collect(c.Scan(ctx))
+	if err != nil {
+		return err
+	}
+	count, err := c.Count(ctx)
+	if err != nil {
+		return err
+	}
+	if count != uint64(len(docs)) {
+		return fmt.Errorf("the count is %d, a scan has %d documents", count, len(docs))
+	}
+	const batch = 200
+	for part := range slices.Chunk(docs, batch) {
+		ids := make([]string, len(part))
+		for i, d := range part {
+			ids[i] = d.ID
+		}
+		got, err := c.GetMany(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for i, d := range part {
+			switch g := got[i]; {
+			case g == nil:
+				return fmt.Errorf("%s is in the scan, and a get does not find it", d.ID)
+			case g.Version != d.Version || !bytes.Equal(g.Body(), d.Body()):
+				return fmt.Errorf("%s is version %d in the scan and %d in a get: %v and %v", d.ID, d.Version, g.Version, d, g)
+			}
+		}
+	}
+	return nil
+}
+
+// reclaimWithin is how long what was dropped may take up space.
+const reclaimWithin = 20 * time.Second
+
+// CheckReclaimed drops every collection and waits until no replica has a row of
+// any.
+func (c *Cluster) CheckReclaimed(ctx context.Context, db *client.DB) error {
+	list, err := db.Collections(ctx)
+	if err != nil {
+		return err
+	}
+	for _, info := range list {
+		if err := db.DropCollection(ctx, info.Name); err != nil && !errors.Is(err, client.ErrCollectionNotFound) {
+			return fmt.Errorf("drop %s: %w", info.Name, err)
+		}
+	}
+	deadline := time.Now().Add(reclaimWithin)
+	for {
+		var left error
+		for id, rs := range c.replicas() {
+			for _, r := range rs {
+				s := r.group.Machine().Stats()
+				if s.Rows != 0 || s.Documents != 0 || s.Bytes != 0 {
+					left = fmt.Errorf("every collection was dropped, and %s on %s still has %d documents in %d rows and %d bytes", id, r.node.ID, s.Documents, s.Rows, s.Bytes)
+				}
+			}
+		}
+		if left == nil || time.Now().After(deadline) {
+			return left
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }

@@ -128,6 +128,10 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 		}
 	}
 	res.workloads, res.counts = ws, load.Counts()
+	res.State = append(res.State, CheckReads(reading, dbs[0])...)
+	if err := c.CheckReclaimed(reading, dbs[0]); err != nil {
+		res.State = append(res.State, err)
+	}
 	c.mu.Lock()
 	for _, h := range c.halts {
 		res.State = append(res.State, fmt.Errorf("a replica halted: %s", h))
