@@ -68,7 +68,8 @@ func (db *DB) Close() error {
 
 // Collection is a handle of a collection; it costs nothing and asks no server.
 // The first write to a collection that does not exist creates it, unless the
-// cluster's settings demand CreateCollection.
+// cluster's settings demand CreateCollection. It is there, and empty, if that
+// write itself is then refused.
 func (db *DB) Collection(name string) *Collection {
 	return &Collection{db: db, name: name}
 }

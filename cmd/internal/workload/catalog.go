@@ -105,9 +105,14 @@ func (w *catalog) create(ctx context.Context, s Session, o *own) history.Outcome
 	o.elements, o.options, o.id = map[string]history.Outcome{}, client.CollectionOptions{}, 0
 	if o.implicit {
 		outcome := w.insert(ctx, s, o)
-		if outcome == history.Done {
+		switch outcome {
+		case history.Done:
 			o.there = true
 			w.note(o.name, true)
+		case history.Refused:
+			// The document was not written; whether its collection was made
+			// before that the refusal does not say.
+			w.fresh(s, o)
 		}
 		return outcome
 	}
