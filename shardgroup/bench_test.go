@@ -11,8 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
 // Three nodes in this process, real files and fsyncs, puts of 1 KiB documents.
@@ -94,4 +99,71 @@ func load(b *testing.B, clients int, op func(ctx context.Context, i uint64) erro
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// The log alone: groups that append at the same moment, each waiting for its
+// own entry of eight documents of 1 KiB, on real files.
+func BenchmarkLogAppend(b *testing.B) {
+	for _, groups := range []int{1, 8} {
+		for _, size := range []int{1 << 10, 8 << 10} {
+			b.Run(fmt.Sprintf("groups=%d/bytes=%d", groups, size), func(b *testing.B) {
+				benchmarkLogAppend(b, groups, size)
+			})
+		}
+	}
+}
+
+func openBenchLog(b *testing.B) *seglog.Log {
+	e, err := openNodeLog(vfs.Default, b.TempDir(), seglog.Options{}, hclog.NewNullLogger(), func(err error) { b.Errorf("fatal: %v", err) })
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return e
+}
+
+func benchmarkLogAppend(b *testing.B, groups, size int) {
+	e := openBenchLog(b)
+	var stores []*logStore
+	for g := range groups {
+		stores = append(stores, testStore(b, e, placement.GroupID(g+1)))
+	}
+	body := make([]byte, size)
+	for i := range body {
+		body[i] = byte(rand.Uint32())
+	}
+	took := make([][]time.Duration, groups)
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for g, s := range stores {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := uint64(1); next.Add(1) <= int64(b.N); i++ {
+				begin := time.Now()
+				if err := s.StoreLog(&raft.Log{Index: i, Term: 1, Data: body}); err != nil {
+					b.Error(err)
+				}
+				took[g] = append(took[g], time.Since(begin))
+				// As a snapshot does, so that the log does not only grow.
+				if i%4096 == 0 {
+					if err := s.DeleteRange(1, i-2048); err != nil {
+						b.Error(err)
+					}
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	b.StopTimer()
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+	b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, "p99-ms")
 }

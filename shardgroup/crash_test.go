@@ -131,13 +131,14 @@ func TestHostCrash(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var crashes []crash
+	perMarker := map[uint64]int{}
 	var last time.Time
 	var armed atomic.Bool
 	var group atomic.Pointer[Group]
 	rng := rand.New(rand.NewPCG(seed, 1))
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		switch op.Kind {
-		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileWrite, errorfs.OpCreate, errorfs.OpRename, errorfs.OpRemove:
+		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpCreate, errorfs.OpRename, errorfs.OpRemove:
 		default:
 			return nil
 		}
@@ -152,9 +153,12 @@ func TestHostCrash(t *testing.T) {
 		if op.Kind == errorfs.OpRename || op.Kind == errorfs.OpCreate {
 			gap = 3 * time.Millisecond
 		}
-		if len(crashes) >= points || time.Since(last) < gap || rng.IntN(4) == 0 {
+		// And not all of them before the first snapshot, where all is slow.
+		marker := group.Load().snaps.marker().index
+		if len(crashes) >= points || perMarker[marker] >= points/4 || time.Since(last) < gap || rng.IntN(4) == 0 {
 			return nil
 		}
+		perMarker[marker]++
 		last = time.Now()
 		var c crash
 		for i := range counters {
@@ -165,7 +169,7 @@ func TestHostCrash(t *testing.T) {
 			c.high[i] = tried[i].Load()
 		}
 		c.stable = stable.clone()
-		c.marker = group.Load().snaps.marker().index
+		c.marker = marker
 		crashes = append(crashes, c)
 		return nil
 	}))

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/hashicorp/raft"
@@ -22,6 +21,7 @@ import (
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -237,7 +237,7 @@ func TestSnapshotInstallCrash(t *testing.T) {
 					return err
 				},
 				func() error {
-					return logs.db.Set(groupKey(keyPending, 1), encodePending(pendingInstall{marker: mark, dir: name}), pebble.Sync)
+					return logs.Update(seglog.Change{Key: groupKey(keyPending, 1), Value: encodePending(pendingInstall{marker: mark, dir: name})})
 				},
 				func() error {
 					s := testStore(t, logs, 1)
@@ -257,7 +257,7 @@ func TestSnapshotInstallCrash(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := errors.Join(logs.close(), state.Close()); err != nil {
+			if err := errors.Join(logs.Close(), state.Close()); err != nil {
 				t.Fatal(err)
 			}
 
@@ -295,9 +295,9 @@ func (l *limited) Write(p []byte) (int, error) {
 	return n, errKilled
 }
 
-func openTestLogAt(t *testing.T, dir string) *logEngine {
+func openTestLogAt(t *testing.T, dir string) *seglog.Log {
 	t.Helper()
-	e, err := openLogEngine(vfs.Default, dir, logMemTable, testLogger(), func(err error) { t.Errorf("fatal: %v", err) })
+	e, err := openNodeLog(vfs.Default, dir, seglog.Options{}, testLogger(), func(err error) { t.Errorf("fatal: %v", err) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ type blockingFS struct {
 
 func (f *blockingFS) MaybeError(op errorfs.Op) error {
 	switch op.Kind {
-	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpFileWrite:
+	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo, errorfs.OpFileWrite, errorfs.OpFileWriteAt:
 		if g := f.gate.Load(); g != nil {
 			<-*g
 		}

@@ -50,10 +50,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	g.onLost = g.loseLeadership
 	g.onStop = func() { g.batcher.stop(); g.keeper.end() }
 
-	g.logs, err = openLogStore(h.logs, spec.ID, h.clock, h.fatal, g.stopRaftGoroutine)
-	if err != nil {
-		return nil, err
-	}
+	g.logs = openLogStore(h.logs, spec.ID, h.clock, h.fatal, g.stopRaftGoroutine)
 	before, err := g.logs.LastIndex()
 	if err != nil {
 		return nil, err

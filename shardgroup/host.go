@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
@@ -18,9 +17,10 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
-// Host runs the replicas of one node over one log engine and one state engine.
+// Host runs the replicas of one node over one log and one state engine.
 //
 // Everything here stops in this order: groups, the host's own goroutines,
 // the engines. After a fatal error nothing leaves the node any more, but
@@ -28,7 +28,7 @@ import (
 type Host struct {
 	cfg     Config
 	log     hclog.Logger
-	logs    *logEngine
+	logs    *seglog.Log
 	state   *mvcc.Engine
 	stable  StableStore
 	confirm *confirmer
@@ -95,7 +95,7 @@ func (h *Host) openStores() (err error) {
 			return fmt.Errorf("shardgroup: create %s: %w", dir, err)
 		}
 	}
-	if h.logs, err = openLogEngine(cfg.FS, cfg.path("log"), logMemTable, h.log, h.fatal); err != nil {
+	if h.logs, err = openNodeLog(cfg.FS, cfg.path("log"), seglog.Options{}, h.log, h.fatal); err != nil {
 		return err
 	}
 	err = openOnce(cfg.FS, cfg.path("state"), func() (err error) {
@@ -133,7 +133,10 @@ func (h *Host) closeStores() error {
 		errs = append(errs, h.state.Close())
 	}
 	if h.logs != nil {
-		errs = append(errs, h.logs.close())
+		if dead {
+			h.logs.Abandon()
+		}
+		errs = append(errs, h.logs.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -141,17 +144,14 @@ func (h *Host) closeStores() error {
 // Recover starts the groups that earlier lives of this node were members of.
 // The placement group is not among them: see StartPlacement.
 func (h *Host) Recover() error {
-	ids, err := h.logs.groups()
-	if err != nil {
-		return err
-	}
+	ids := h.logs.Groups(keyGroup)
 	errs := make([]error, len(ids))
 	var all sync.WaitGroup
 	for i, id := range ids {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			errs[i] = h.recoverGroup(id)
+			errs[i] = h.recoverGroup(placement.GroupID(id))
 		}()
 	}
 	all.Wait()
@@ -159,11 +159,7 @@ func (h *Host) Recover() error {
 }
 
 func (h *Host) recoverGroup(id placement.GroupID) error {
-	b, err := h.logs.get(groupKey(keyGroup, id))
-	if err != nil {
-		return err
-	}
-	spec, err := decodeGroup(id, b)
+	spec, err := decodeGroup(id, h.logs.Get(groupKey(keyGroup, id)))
 	if err != nil {
 		return err
 	}
@@ -223,14 +219,12 @@ func (h *Host) StartGroup(spec GroupSpec) (*Group, error) {
 // start remembers the group and opens it.
 func (h *Host) start(spec GroupSpec) (*Group, error) {
 	key, record := groupKey(keyGroup, spec.ID), encodeGroup(spec)
-	known, err := h.logs.get(key)
-	if err == nil && !bytes.Equal(known, record) {
-		err = h.logs.db.Set(key, record, pebble.Sync)
-	}
-	if err != nil {
-		err = fmt.Errorf("shardgroup: remember %s: %w", spec.ID, err)
-		h.fatal(err)
-		return nil, err
+	if !bytes.Equal(h.logs.Get(key), record) {
+		if err := h.logs.Update(seglog.Change{Key: key, Value: record}); err != nil {
+			err = fmt.Errorf("shardgroup: remember %s: %w", spec.ID, err)
+			h.fatal(err)
+			return nil, err
+		}
 	}
 	return openGroup(h, spec)
 }

@@ -1,35 +1,11 @@
 package shardgroup
 
 import (
-	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
-
-// engineLogger routes the storage engine's log. Its Fatalf must not return:
-// the engine calls it where it cannot go on.
-type engineLogger struct {
-	log   hclog.Logger
-	fatal func(error)
-}
-
-func (l engineLogger) Infof(format string, args ...any) {
-	if l.log.IsTrace() {
-		l.log.Trace(fmt.Sprintf(format, args...))
-	}
-}
-
-func (l engineLogger) Errorf(format string, args ...any) {
-	l.log.Error("log engine", "error", fmt.Sprintf(format, args...))
-}
-
-func (l engineLogger) Fatalf(format string, args ...any) {
-	l.fatal(fmt.Errorf("shardgroup: log engine: "+format, args...))
-	runtime.Goexit()
-}
 
 // quietEvery is how often raft may repeat one and the same complaint.
 const quietEvery = 10 * time.Second

@@ -8,40 +8,39 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
-// A log entry on disk. The key has group and index.
+// A log entry on disk. The log's record around it has group and index, and a
+// checksum over all.
 //
 //	| version u8 = 1 | type u8 | term u64 | appended at, unix ns i64 | extensions u32 | extensions… | data… |
-//
-// The engine's own checksums (of its log and its blocks) cover the record.
 const (
 	entryVersion = 1
 	entryHeader  = 1 + 1 + 8 + 8 + 4
 )
 
 // Limits of a group's entry cache: what a follower that is a little behind, or
-// the applier, would otherwise read back from the engine.
+// the applier, would otherwise read back from the disk.
 const (
 	logCacheEntries = 512
 	logCacheBytes   = 8 << 20
 )
 
-// logStore is one group's raft.LogStore over the shared log engine.
+// logStore is one group's raft.LogStore over the node's log.
 //
 // Invariant: the entries are first … last without a hole; first = last = 0 is
 // empty. StoreLogs returns after the entries are synced. After a failed write
 // nothing is known about the disk, so the node ends (fatal).
 type logStore struct {
-	engine *logEngine
-	group  placement.GroupID
-	fatal  func(error)
-	stop   func() // ends raft's goroutine, which would panic on what follows
-	busy   busy   // the commit that runs now; the watchdog reads it
+	log   *seglog.Log
+	group placement.GroupID
+	fatal func(error)
+	stop  func() // ends raft's goroutine, which would panic on what follows
+	busy  busy   // the commit that runs now; the watchdog reads it
 
 	// bytes counts what was stored since the last snapshot, for its trigger.
 	bytes atomic.Int64
@@ -58,23 +57,10 @@ type logStore struct {
 
 var errLogClosed = errors.New("shardgroup: log is closed")
 
-func openLogStore(e *logEngine, g placement.GroupID, clock *stopwatch, fatal func(error), stop func()) (*logStore, error) {
-	s := &logStore{engine: e, group: g, fatal: fatal, stop: stop, busy: busy{clock: clock}}
-	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(g, 0), UpperBound: groupKey(keyEntry, g+1)})
-	if err != nil {
-		return nil, fmt.Errorf("shardgroup: open log of %s: %w", g, err)
-	}
-	defer it.Close()
-	if it.First() {
-		s.first = binary.BigEndian.Uint64(it.Key()[5:])
-	}
-	if it.Last() {
-		s.last = binary.BigEndian.Uint64(it.Key()[5:])
-	}
-	if err := it.Error(); err != nil {
-		return nil, fmt.Errorf("shardgroup: open log of %s: %w", g, err)
-	}
-	return s, nil
+func openLogStore(l *seglog.Log, g placement.GroupID, clock *stopwatch, fatal func(error), stop func()) *logStore {
+	s := &logStore{log: l, group: g, fatal: fatal, stop: stop, busy: busy{clock: clock}}
+	s.first, s.last = l.Bounds(uint32(g))
+	return s
 }
 
 // FirstIndex is the index of the oldest entry; 0 if there is none.
@@ -112,16 +98,13 @@ func (s *logStore) get(index uint64, l *raft.Log) error {
 		*l = s.cache[index%logCacheEntries]
 		return nil
 	}
-	var key [entryKeyLen]byte
-	putEntryKey(key[:], s.group, index)
-	v, closer, err := s.engine.db.Get(key[:])
+	v, err := s.log.Read(uint32(s.group), index)
+	if errors.Is(err, seglog.ErrNotFound) {
+		return errors.New("it is missing inside the log (damaged)")
+	}
 	if err != nil {
-		if errors.Is(err, pebble.ErrNotFound) {
-			err = errors.New("it is missing inside the log (damaged)")
-		}
 		return err
 	}
-	defer closer.Close()
 	return decodeEntry(index, v, l)
 }
 
@@ -140,41 +123,28 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		return errLogClosed
 	}
 	next := logs[0].Index
-	if next == 0 || (first != 0 && (next < first || next > last+1)) {
+	if next == 0 || first != 0 && next != last+1 {
 		err := fmt.Errorf("shardgroup: log of %s holds %d to %d, cannot append %d", s.group, first, last, next)
 		s.fatal(err)
 		return err
 	}
 	size := 0
-	for _, l := range logs {
-		size += entryKeyLen + entryHeader + len(l.Extensions) + len(l.Data) + 16
-	}
-	b := s.engine.db.NewBatchWithSize(size)
 	for i, l := range logs {
 		if l.Index != next+uint64(i) {
 			err := fmt.Errorf("shardgroup: entries for %s have a hole: %d follows %d", s.group, l.Index, logs[i-1].Index)
-			_ = b.Close()
 			s.fatal(err)
 			return err
 		}
-		op := b.SetDeferred(entryKeyLen, entryHeader+len(l.Extensions)+len(l.Data))
-		putEntryKey(op.Key, s.group, l.Index)
-		encodeEntry(op.Value, l)
-		if err := op.Finish(); err != nil {
-			_ = b.Close()
-			s.fatal(err)
-			return err
-		}
+		size += entrySize(l)
 	}
 	s.busy.begin()
-	err := b.Commit(pebble.Sync)
+	err := s.log.Append(uint32(s.group), next, logEntries(logs))
 	s.busy.end()
 	if err != nil {
 		err = fmt.Errorf("shardgroup: append to the log of %s: %w", s.group, err)
 		s.fatal(err)
 		return err
 	}
-	_ = b.Close()
 	s.bytes.Add(int64(size))
 
 	s.mu.Lock()
@@ -216,37 +186,56 @@ func (s *logStore) dropCacheLocked() {
 
 // DeleteRange removes entries from the front (after a snapshot) or from the
 // back (a conflict with the leader), both ends included.
+//
+// They are out of sight before they are deleted, so that nobody looks for what
+// is going; and mu is not held while the disk works.
 func (s *logStore) DeleteRange(low, high uint64) error {
+	back, err := s.hide(low, high)
+	if err != nil {
+		if err != errLogClosed {
+			s.fatal(err)
+		}
+		return err
+	}
+	if back != 0 {
+		// A suffix is synced: what replaces it counts on it.
+		s.busy.begin()
+		err = s.log.CutBack(uint32(s.group), back)
+		s.busy.end()
+		if err != nil {
+			err = fmt.Errorf("shardgroup: truncate the log of %s: %w", s.group, err)
+			s.fatal(err)
+			return err
+		}
+	}
+	return nil
+}
+
+// hide takes entries out of the bounds, and deletes those of a prefix. It
+// answers where a suffix is to be cut, 0 if there is none.
+func (s *logStore) hide(low, high uint64) (back uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return errLogClosed
+		return 0, errLogClosed
 	}
 	if s.first == 0 || high < s.first || low > s.last || low > high {
-		return nil
+		return 0, nil
 	}
 	low, high = max(low, s.first), min(high, s.last)
-	if low != s.first && high != s.last {
-		err := fmt.Errorf("shardgroup: deleting %d to %d would cut a hole into the log of %s, %d to %d", low, high, s.group, s.first, s.last)
-		s.fatal(err)
-		return err
-	}
-	// Losing the deletion of a prefix in a crash only brings back entries that
-	// a snapshot covers. A suffix is synced: what replaces it counts on it.
-	opts := pebble.NoSync
-	if high == s.last {
-		opts = pebble.Sync
-	}
-	if err := s.engine.db.DeleteRange(entryKey(s.group, low), entryKey(s.group, high+1), opts); err != nil {
-		err = fmt.Errorf("shardgroup: truncate the log of %s: %w", s.group, err)
-		s.fatal(err)
-		return err
-	}
 	switch {
+	case low != s.first && high != s.last:
+		return 0, fmt.Errorf("shardgroup: deleting %d to %d would cut a hole into the log of %s, %d to %d", low, high, s.group, s.first, s.last)
 	case low == s.first && high == s.last:
 		s.first, s.last = 0, 0
 		s.dropCacheLocked()
+		return low, nil
 	case low == s.first:
+		// Losing the deletion of a prefix in a crash only brings back entries
+		// that a snapshot covers: it is not waited for.
+		if err := s.log.CutFront(uint32(s.group), high); err != nil {
+			return 0, fmt.Errorf("shardgroup: truncate the log of %s: %w", s.group, err)
+		}
 		s.first = high + 1
 		if s.cacheLow != 0 && s.cacheLow < s.first {
 			for i := s.cacheLow; i < s.first; i++ {
@@ -255,11 +244,12 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 			}
 			s.cacheLow = s.first
 		}
+		return 0, nil
 	default:
 		s.last = low - 1
 		s.dropCacheLocked()
+		return low, nil
 	}
-	return nil
 }
 
 // termOf is the term of the entry at index; false if the log does not hold it.
@@ -271,7 +261,7 @@ func (s *logStore) termOf(index uint64) (uint64, bool) {
 	return l.Term, true
 }
 
-// close makes later calls harmless; the engine may be closed after it.
+// close makes later calls harmless; the log may be closed after it.
 func (s *logStore) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,20 +269,29 @@ func (s *logStore) close() {
 	s.dropCacheLocked()
 }
 
-func encodeEntry(v []byte, l *raft.Log) {
-	v[0], v[1] = entryVersion, byte(l.Type)
-	binary.BigEndian.PutUint64(v[2:], l.Term)
+// logEntries are entries as the log takes them.
+type logEntries []*raft.Log
+
+func (e logEntries) Len() int                        { return len(e) }
+func (e logEntries) Size(i int) int                  { return entrySize(e[i]) }
+func (e logEntries) AppendTo(b []byte, i int) []byte { return appendEntry(b, e[i]) }
+
+func entrySize(l *raft.Log) int { return entryHeader + len(l.Extensions) + len(l.Data) }
+
+func appendEntry(b []byte, l *raft.Log) []byte {
 	var at int64
 	if !l.AppendedAt.IsZero() {
 		at = l.AppendedAt.UnixNano()
 	}
-	binary.BigEndian.PutUint64(v[10:], uint64(at))
-	binary.BigEndian.PutUint32(v[18:], uint32(len(l.Extensions)))
-	n := copy(v[entryHeader:], l.Extensions)
-	copy(v[entryHeader+n:], l.Data)
+	b = append(b, entryVersion, byte(l.Type))
+	b = binary.BigEndian.AppendUint64(b, l.Term)
+	b = binary.BigEndian.AppendUint64(b, uint64(at))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(l.Extensions)))
+	b = append(b, l.Extensions...)
+	return append(b, l.Data...)
 }
 
-// decodeEntry copies out of v.
+// decodeEntry makes an entry of v, whose bytes it keeps.
 func decodeEntry(index uint64, v []byte, l *raft.Log) error {
 	if len(v) < entryHeader {
 		return fmt.Errorf("record of %d bytes is shorter than its header (damaged)", len(v))
@@ -314,7 +313,7 @@ func decodeEntry(index uint64, v []byte, l *raft.Log) error {
 	if at := int64(binary.BigEndian.Uint64(v[10:])); at != 0 {
 		l.AppendedAt = time.Unix(0, at)
 	}
-	body := append(make([]byte, 0, len(v)-entryHeader), v[entryHeader:]...)
+	body := v[entryHeader:]
 	if ext > 0 {
 		l.Extensions = body[:ext:ext]
 	}

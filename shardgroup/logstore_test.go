@@ -2,8 +2,10 @@ package shardgroup
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,25 +16,25 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	files "github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
-func openTestLog(t testing.TB, fs vfs.FS, memTable uint64) *logEngine {
+func openTestLog(t testing.TB, fs vfs.FS, o seglog.Options) *seglog.Log {
 	t.Helper()
-	e, err := openLogEngine(fs, "log", memTable, hclog.NewNullLogger(), func(err error) { t.Errorf("fatal: %v", err) })
+	l, err := openNodeLog(fs, "log", o, hclog.NewNullLogger(), func(err error) { t.Errorf("fatal: %v", err) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e
+	return l
 }
 
-func testStore(t testing.TB, e *logEngine, g placement.GroupID) *logStore {
-	t.Helper()
-	s, err := openLogStore(e, g, newStopwatch(), func(err error) { t.Errorf("fatal: %v", err) }, func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+// smallSegments make many of little.
+var smallSegments = seglog.Options{MinSegment: 8 << 10, MaxSegment: 32 << 10}
+
+func testStore(t testing.TB, l *seglog.Log, g placement.GroupID) *logStore {
+	return openLogStore(l, g, newStopwatch(), func(err error) { t.Errorf("fatal: %v", err) }, func() {})
 }
 
 // entryOf is the entry that generation gen has at an index. Its size varies so
@@ -114,7 +116,7 @@ func (m *logModel) check(g placement.GroupID, s *logStore) error {
 }
 
 // TestLogStoreCrash writes the logs of three groups at once and, at thousands
-// of points inside the engine's writes and syncs, looks at what a power cut
+// of points inside the log's writes and syncs, looks at what a power cut
 // there would leave: everything that was acknowledged, and of what was on its
 // way either all or nothing.
 func TestLogStoreCrash(t *testing.T) {
@@ -145,8 +147,8 @@ func TestLogStoreCrash(t *testing.T) {
 		var want [groups + 1]pair
 		copy(want[:], models[:])
 		clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
-		e := openTestLog(t, clone, 128<<10)
-		defer e.close()
+		e := openTestLog(t, clone, smallSegments)
+		defer e.Close()
 		for g := placement.GroupID(1); g <= groups; g++ {
 			s := testStore(t, e, g)
 			if err := want[g].now.check(g, s); err != nil {
@@ -158,12 +160,12 @@ func TestLogStoreCrash(t *testing.T) {
 	}
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		switch op.Kind {
-		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileWrite, errorfs.OpCreate, errorfs.OpRename, errorfs.OpRemove, errorfs.OpReuseForWrite:
+		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileWriteAt, errorfs.OpCreate, errorfs.OpRename, errorfs.OpRemove, errorfs.OpReuseForWrite:
 			look()
 		}
 		return nil
 	}))
-	e := openTestLog(t, fs, 128<<10)
+	e := openTestLog(t, fs, smallSegments)
 	var wg sync.WaitGroup
 	for g := placement.GroupID(1); g <= groups; g++ {
 		wg.Add(1)
@@ -220,7 +222,7 @@ func TestLogStoreCrash(t *testing.T) {
 		}()
 	}
 	wg.Wait()
-	if err := e.close(); err != nil {
+	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if got := crashes.Load(); got < int64(points) {
@@ -230,12 +232,9 @@ func TestLogStoreCrash(t *testing.T) {
 
 func TestLogStoreRefusesHoles(t *testing.T) {
 	fatals := 0
-	e := openTestLog(t, vfs.NewMem(), logMemTable)
-	defer e.close()
-	s, err := openLogStore(e, 1, newStopwatch(), func(error) { fatals++ }, func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := openTestLog(t, vfs.NewMem(), seglog.Options{})
+	defer e.Close()
+	s := openLogStore(e, 1, newStopwatch(), func(error) { fatals++ }, func() {})
 	steps := []struct {
 		name string
 		do   func() error
@@ -244,6 +243,7 @@ func TestLogStoreRefusesHoles(t *testing.T) {
 		{"begin anywhere", func() error { return s.StoreLog(entryOf(1, 100, 1)) }, true},
 		{"go on", func() error { return s.StoreLogs([]*raft.Log{entryOf(1, 101, 1), entryOf(1, 102, 1)}) }, true},
 		{"skip one", func() error { return s.StoreLog(entryOf(1, 104, 1)) }, false},
+		{"once more", func() error { return s.StoreLog(entryOf(1, 102, 1)) }, false},
 		{"before the first", func() error { return s.StoreLog(entryOf(1, 99, 1)) }, false},
 		{"a hole inside", func() error { return s.StoreLogs([]*raft.Log{entryOf(1, 103, 1), entryOf(1, 105, 1)}) }, false},
 		{"delete the middle", func() error { return s.DeleteRange(101, 101) }, false},
@@ -269,10 +269,10 @@ func TestLogStoreRefusesHoles(t *testing.T) {
 	}
 }
 
-// The cache must answer as the engine does, whatever was truncated.
+// The cache must answer as the disk does, whatever was truncated.
 func TestLogStoreCache(t *testing.T) {
-	e := openTestLog(t, vfs.NewMem(), logMemTable)
-	defer e.close()
+	e := openTestLog(t, vfs.NewMem(), seglog.Options{})
+	defer e.Close()
 	s := testStore(t, e, 1)
 	r := rand.New(rand.NewPCG(1, 2))
 	var m logModel
@@ -332,26 +332,37 @@ func TestLogStoreCache(t *testing.T) {
 	}
 }
 
-func TestLogFormat(t *testing.T) {
-	fs := vfs.NewMem()
-	e := openTestLog(t, fs, logMemTable)
-	if err := e.db.Set(formatKey, []byte{0, 0, 0, logFormat + 1}, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := openLogEngine(fs, "log", logMemTable, hclog.NewNullLogger(), nil); err == nil {
-		t.Error("a log of a newer format was opened")
+// What must not be opened is refused with a line that says why.
+func TestLogRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		prep func(fs vfs.FS) error
+		want string
+	}{
+		{"a storage engine of before", func(fs vfs.FS) error { return files.WriteFile(fs, "log/MANIFEST-000001", nil) }, "format of an earlier version"},
+		{"an emptied directory", func(fs vfs.FS) error { return errors.Join(fs.RemoveAll("log"), fs.MkdirAll("log", 0o755)) }, "wipe this node's data"},
+		{"no directory", func(fs vfs.FS) error { return fs.RemoveAll("log") }, "wipe this node's data"},
+	} {
+		fs := vfs.NewMem()
+		if err := openTestLog(t, fs, seglog.Options{}).Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := tc.prep(fs); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := openNodeLog(fs, "log", seglog.Options{}, hclog.NewNullLogger(), nil); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+			if err == nil {
+				_ = l.Close()
+			}
+		}
 	}
 }
 
 func FuzzDecodeEntry(f *testing.F) {
 	for i := range uint64(5) {
 		l := entryOf(1, i, 3)
-		b := make([]byte, entryHeader+len(l.Extensions)+len(l.Data))
-		encodeEntry(b, l)
-		f.Add(b)
+		f.Add(appendEntry(nil, l))
 	}
 	f.Add([]byte{})
 	f.Add([]byte{2, 0})
@@ -360,8 +371,7 @@ func FuzzDecodeEntry(f *testing.F) {
 		if decodeEntry(1, b, &l) != nil {
 			return
 		}
-		again := make([]byte, entryHeader+len(l.Extensions)+len(l.Data))
-		encodeEntry(again, &l)
+		again := appendEntry(nil, &l)
 		if !bytes.Equal(b, again) {
 			t.Errorf("%x decodes to what encodes as %x", b, again)
 		}

@@ -31,9 +31,7 @@ func TestRecordsGolden(t *testing.T) {
 		{"marker", encodeMarker(testMarker())},
 		{"pending", encodePending(pendingInstall{marker: testMarker(), dir: "g3-1000-1"})},
 		{"entry", func() []byte {
-			l := entryOf(3, 6, 2)
-			b := make([]byte, entryHeader+len(l.Extensions)+len(l.Data))
-			encodeEntry(b, l)
+			b := appendEntry(nil, entryOf(3, 6, 2))
 			return b[:min(len(b), 64)]
 		}()},
 		{"placement snapshot", appendPlacementSnapshot(nil, 9, []byte("state"))},

@@ -8,11 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 	"github.com/impossibledb/idb/shardgroup/transport"
 )
 
@@ -45,17 +45,13 @@ var (
 // is left of snapshots that did not arrive in full.
 func openSnapshotStore(g *Group) (*snapshotStore, error) {
 	s := &snapshotStore{g: g}
-	e := g.host.logs
-	if b, err := e.get(groupKey(keyMarker, g.id)); err != nil {
-		return nil, err
-	} else if b != nil {
+	var err error
+	if b := g.host.logs.Get(groupKey(keyMarker, g.id)); b != nil {
 		if s.mark, err = decodeMarker(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", g.id, err)
 		}
 	}
-	if b, err := e.get(groupKey(keyPending, g.id)); err != nil {
-		return nil, err
-	} else if b != nil {
+	if b := g.host.logs.Get(groupKey(keyPending, g.id)); b != nil {
 		p, err := decodePending(b)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", g.id, err)
@@ -255,7 +251,7 @@ func (k *snapshotSink) Close() error {
 	switch {
 	case k.taken != nil:
 		p := pendingInstall{marker: k.mark, dir: k.taken.dir}
-		if err := s.g.host.logs.db.Set(groupKey(keyPending, s.g.id), encodePending(p), pebble.Sync); err != nil {
+		if err := s.g.host.logs.Update(seglog.Change{Key: groupKey(keyPending, s.g.id), Value: encodePending(p)}); err != nil {
 			err = fmt.Errorf("shardgroup: write pending install of %s: %w", s.g.id, err)
 			s.g.host.fatal(err)
 			return err
@@ -265,7 +261,7 @@ func (k *snapshotSink) Close() error {
 		s.mu.Unlock()
 		return nil
 	case k.local:
-		if err := s.g.host.logs.db.Set(groupKey(keyMarker, s.g.id), encodeMarker(k.mark), pebble.Sync); err != nil {
+		if err := s.g.host.logs.Update(seglog.Change{Key: groupKey(keyMarker, s.g.id), Value: encodeMarker(k.mark)}); err != nil {
 			err = fmt.Errorf("shardgroup: write snapshot marker of %s: %w", s.g.id, err)
 			s.g.host.fatal(err)
 			return err
@@ -418,12 +414,9 @@ func (s *snapshotStore) install() (marker, error) {
 	if have := g.machine.Applied(); have < pending.applied {
 		return marker{}, fmt.Errorf("the tables of the snapshot at %d are missing, the state is at %d", pending.applied, have)
 	}
-	b := g.host.logs.db.NewBatch()
-	defer b.Close()
-	if err := errors.Join(
-		b.Set(groupKey(keyMarker, g.id), encodeMarker(pending.marker), nil),
-		b.Delete(groupKey(keyPending, g.id), nil),
-		b.Commit(pebble.Sync),
+	if err := g.host.logs.Update(
+		seglog.Change{Key: groupKey(keyMarker, g.id), Value: encodeMarker(pending.marker)},
+		seglog.Change{Key: groupKey(keyPending, g.id)},
 	); err != nil {
 		return marker{}, err
 	}

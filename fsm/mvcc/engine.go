@@ -254,12 +254,7 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		return EngineMetrics{}, err
 	}
 	defer e.release()
-	return MetricsOf(e.db), nil
-}
-
-// MetricsOf are the counters of any engine.
-func MetricsOf(db *pebble.DB) EngineMetrics {
-	m := db.Metrics()
+	m := e.db.Metrics()
 	total := m.Total()
 	return EngineMetrics{
 		DiskBytes:          m.DiskSpaceUsage(),
@@ -273,7 +268,7 @@ func MetricsOf(db *pebble.DB) EngineMetrics {
 		CompactionsRunning: m.Compact.NumInProgress,
 		ReadAmplification:  m.ReadAmp(),
 		Tables:             total.TablesCount,
-	}
+	}, nil
 }
 
 // Check reads the whole engine and verifies the order of its tables.

@@ -16,8 +16,11 @@ import (
 )
 
 // formatVersion is the layout of the data directory that this build writes.
-// A newer one is refused; older ones are migrated in order when there are any.
-const formatVersion = 1
+// Any other is refused: before 1.0 layouts change without a migration.
+//
+//	1  the log was a storage engine
+//	2  the log is segment files (shardgroup/seglog)
+const formatVersion = 2
 
 // Files and folders of a data directory:
 //
@@ -26,8 +29,8 @@ const formatVersion = 1
 //	CLUSTER     the cluster it was adopted by; absent before
 //	TOPOLOGY    the last placement map seen
 //	raft.db     terms and votes of all groups
-//	log/        the log engine          state/  the state engine
-//	placement/  the placement group     groups/ snapshot markers
+//	log/        the log of all groups   state/  the state engine
+//	placement/  the placement group     install/ snapshots being received
 const (
 	fileLock     = "LOCK"
 	fileIdentity = "IDENTITY"
@@ -79,6 +82,8 @@ func openDataDir(fs vfs.FS, path, node string) (_ *dataDir, err error) {
 		return nil, fmt.Errorf("data directory %s: its %s file is damaged: %w (restore it from a backup, or start with an empty directory)", path, fileIdentity, err)
 	case d.id.Format > formatVersion:
 		return nil, fmt.Errorf("data directory %s has format %d and this idb (%s) reads up to %d: use a newer idb", path, d.id.Format, Version, formatVersion)
+	case d.id.Format >= 1 && d.id.Format < formatVersion:
+		return nil, fmt.Errorf("data directory %s has format %d and this idb (%s) reads format %d only: export with the idb that wrote it, and import into an empty directory", path, d.id.Format, Version, formatVersion)
 	case d.id.Format < 1 || d.id.Incarnation == "":
 		return nil, fmt.Errorf("data directory %s: its %s file is damaged (restore it from a backup, or start with an empty directory)", path, fileIdentity)
 	case d.id.Node != node:

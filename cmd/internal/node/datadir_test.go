@@ -65,6 +65,14 @@ func TestDataDirRefusals(t *testing.T) {
 			}
 			d.Close()
 		}, "n1", "use a newer idb"},
+		{"older", func(t *testing.T, dir string) {
+			d := make1(t, dir)
+			d.id.Format = 1
+			if err := d.writeJSON(fileIdentity, d.id); err != nil {
+				t.Fatal(err)
+			}
+			d.Close()
+		}, "n1", "has format 1 and this idb"},
 		{"damaged", func(t *testing.T, dir string) {
 			make1(t, dir).Close()
 			if err := os.WriteFile(filepath.Join(dir, fileIdentity), []byte("{"), 0o644); err != nil {

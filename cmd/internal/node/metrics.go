@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
 // metrics are what /metrics shows: requests as they are answered, and the rest
@@ -179,7 +180,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			c.rows.send(ch, float64(g.Machine().Stats().Rows), group)
 		}
 	}
-	c.engine(ch, "log", n.host.LogMetrics())
+	c.log(ch, n.host.LogMetrics())
 	if m, err := n.host.StateEngine().Metrics(); err == nil { // not closed meanwhile
 		c.engine(ch, "state", m)
 	}
@@ -195,6 +196,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.ready.send(ch, boolValue(n.notReady() == nil))
 	c.uptime.send(ch, time.Since(n.started).Seconds())
 	c.epoch.send(ch, float64(n.places.View().Epoch))
+}
+
+func (c *collector) log(ch chan<- prometheus.Metric, m seglog.Metrics) {
+	const engine = "log"
+	c.engineBytes.send(ch, float64(m.DiskBytes), engine, "disk")
+	c.engineBytes.send(ch, float64(m.LiveBytes), engine, "live")
+	c.engineCount.send(ch, float64(m.Appends), engine, "appends")
+	c.engineCount.send(ch, float64(m.Batches), engine, "syncs")
+	c.engineCount.send(ch, m.WriteSeconds, engine, "sync_seconds")
+	c.engineCount.send(ch, float64(m.WrittenBytes), engine, "written_bytes")
+	c.engineCount.send(ch, float64(m.CarriedBytes), engine, "carried_bytes")
+	c.engineCount.send(ch, float64(m.Switches), engine, "segments")
+	c.engineCount.send(ch, float64(m.Reused), engine, "segments_reused")
 }
 
 func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.EngineMetrics) {
