@@ -171,6 +171,19 @@ func TestGetMany(t *testing.T) {
 	if cost.Docs != 700 {
 		t.Errorf("cost %+v", cost)
 	}
+	// What has no room in an answer comes with another; what has none at all is
+	// an error.
+	c.room.Store(100)
+	for i, d := range must(users.GetMany(t.Context(), ids))(t) {
+		if (d == nil) != (i%10 == 3) || d != nil && d.ID != ids[i] {
+			t.Fatalf("little room: %s: %v", ids[i], d)
+		}
+	}
+	c.room.Store(1)
+	if _, err := users.GetMany(t.Context(), ids); !errors.Is(err, client.ErrTooLarge) {
+		t.Errorf("no room: %v", err)
+	}
+	c.room.Store(0)
 	if docs := must(users.GetMany(t.Context(), nil))(t); len(docs) != 0 {
 		t.Errorf("nothing asked: %v", docs)
 	}

@@ -37,6 +37,8 @@ type cluster struct {
 	// fault, if set, is asked about each request before it is served.
 	fault atomic.Pointer[func(n *server, r *wire.Request) fault]
 	late  sync.WaitGroup
+
+	room atomic.Int64 // bytes of documents in the answer to a get; 0: as many as there are
 }
 
 // fault is what goes wrong with a request.
@@ -464,6 +466,7 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 			return nil, missing(q.Collection)
 		}
 		reply := wire.GetReply{Now: c.store.now(), Cost: wire.Cost{Groups: 1, Docs: uint64(len(q.IDs))}}
+		got := 0
 		for _, id := range q.IDs {
 			if e := n.admit(info, id, q.Epoch, q.Direct); e != nil {
 				reply.Results = append(reply.Results, wire.GetResult{Error: e})
@@ -472,6 +475,9 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 			res := c.store.read(q.Collection, id, q.AtVersion, q.AtTime)
 			if q.NoBody {
 				res.Doc.Body = nil
+			}
+			if got += len(res.Doc.Body); c.room.Load() > 0 && got > int(c.room.Load()) {
+				res = wire.GetResult{Error: wire.Refuse(wire.CodeFrameTooLarge, "no room")}
 			}
 			reply.Results = append(reply.Results, res)
 		}

@@ -123,6 +123,9 @@ func (c *Collection) GetMany(ctx context.Context, ids []string, opts ...ReadOpti
 		x := &getMany{c: c, docs: docs, left: parts[k], ids: ids}
 		x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
 		err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+		for err == nil && len(x.left) > 0 { // those that had no room in the answer
+			err = c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+		}
 		mu.Lock()
 		addCost(r.cost, &x.cost)
 		mu.Unlock()
@@ -137,7 +140,8 @@ func (c *Collection) GetMany(ctx context.Context, ids []string, opts ...ReadOpti
 	return docs, nil
 }
 
-// getMany is the exchange of a part of GetMany. What is answered leaves left.
+// getMany is the exchange of a part of GetMany. What is answered leaves left;
+// what an answer had no room for stays there.
 type getMany struct {
 	c     *Collection
 	ids   []string
@@ -172,8 +176,9 @@ func (x *getMany) Read(body []byte, lost bool) error {
 		return route.BadAnswer(errCount)
 	}
 	addCost(&x.cost, &x.reply.Cost)
-	var wait *wire.Error
+	var wait, room *wire.Error
 	left := x.left[:0]
+	asked := len(x.left)
 	for k, i := range x.left {
 		r := &x.reply.Results[k]
 		if r.Error == nil {
@@ -182,6 +187,9 @@ func (x *getMany) Read(body []byte, lost bool) error {
 		}
 		switch r.Error.Code {
 		case wire.CodeNotFound, wire.CodeVersionNotFound:
+			continue
+		case wire.CodeFrameTooLarge:
+			left, room = append(left, i), r.Error
 			continue
 		}
 		if pending, _ := route.Pending(r.Error, false); pending {
@@ -194,8 +202,11 @@ func (x *getMany) Read(body []byte, lost bool) error {
 		return r.Error // one that no repeat will cure
 	}
 	x.left = left
-	if wait != nil {
+	switch {
+	case wait != nil:
 		return wait
+	case len(left) == asked:
+		return room // nothing came: asking again would bring no more
 	}
 	return nil
 }

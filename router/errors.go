@@ -255,6 +255,19 @@ func passing(c wire.Code) bool {
 	return false
 }
 
+// decided says that a write's refusal came from the log, under its request ID,
+// or from what no attempt could change: it is true of earlier attempts too. Any
+// other refusal is of the last attempt alone.
+func decided(c wire.Code) bool {
+	switch c {
+	case wire.CodeNotFound, wire.CodeVersionNotFound, wire.CodeHistoryExpired, wire.CodeVersionConflict,
+		wire.CodeAlreadyExists, wire.CodeUpdateFailed, wire.CodeDocumentTooLarge, wire.CodeTooDeep,
+		wire.CodeBadRequest, wire.CodeBadDocument, wire.CodeBadUpdate, wire.CodeNotAttempted:
+		return true
+	}
+	return c.Unknown()
+}
+
 // notLeaderHere refuses what this node would have to forward.
 func notLeaderHere(g placement.GroupID, leader placement.NodeID, s subject) *wire.Error {
 	e := &wire.Error{Code: wire.CodeNotLeader, Leader: string(leader)}

@@ -1,13 +1,14 @@
 package router
 
 import (
+	"bytes"
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -73,11 +74,15 @@ type lookup struct {
 	view    *placement.View
 	coll    *placement.Collection
 	results []wire.GetResult
-	bytes   atomic.Int64 // of documents in results
+	share   share
 }
 
-// maxGetBytes bounds the documents of one answer, which is one frame.
-const maxGetBytes = wire.MaxFrameBytes - 2<<20
+// maxGetBytes bounds the documents of one answer, which is one frame, and
+// askedBytes those that another node is asked for at once.
+const (
+	maxGetBytes = wire.MaxFrameBytes - 2<<20
+	askedBytes  = 4 << 20
+)
 
 // get serves KindGet.
 func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply, *wire.Error) {
@@ -99,7 +104,12 @@ func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply,
 			return nil, e
 		}
 	}
-	l := &lookup{r: r, req: req, view: v, coll: c, results: make([]wire.GetResult, len(req.IDs))}
+	most := int64(maxGetBytes)
+	if req.MaxBytes != 0 {
+		most = min(most, int64(req.MaxBytes))
+	}
+	l := &lookup{r: r, req: req, view: v, coll: c, results: make([]wire.GetResult, len(req.IDs)), share: share{room: r.room, most: most}}
+	defer l.share.release()
 	todo := make([]int, 0, len(req.IDs))
 	for i, id := range req.IDs {
 		if e := checkID(req.Collection, id); e != nil {
@@ -136,6 +146,7 @@ func (l *lookup) run(ctx context.Context, todo []int) (groups int) {
 			}
 		}
 		todo = again
+		l.share.trim()
 		if len(todo) == 0 || l.req.Direct && !gone || !p.wait(ctx, l.r.opts.Patience) {
 			break
 		}
@@ -211,23 +222,26 @@ func (l *lookup) read(ctx context.Context, g Group, items []int) {
 	} else {
 		err = g.ReadIndex(ctx)
 	}
-	if err == nil && len(items) == 1 {
-		d, err := g.Machine().Get(l.key(items[0]), at, l.req.NoBody)
-		l.settle(items[0], d, err)
-		return
+	if err == nil && !l.room(ctx) {
+		err = shardgroup.ErrTimeout
 	}
 	if err == nil {
 		keys := make([]fsm.ReadKey, len(items))
 		for n, i := range items {
 			keys[n] = l.key(i)
 		}
-		err = g.Machine().GetMany(keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(items[n], d, err) })
+		err = g.Machine().Visit(keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(items[n], d, err) })
 	}
 	if err != nil {
 		for _, i := range items {
 			l.settle(i, wire.Document{}, err)
 		}
 	}
+}
+
+// room waits until the request may hold a document. False: its time is up.
+func (l *lookup) room(ctx context.Context) bool {
+	return l.req.NoBody || l.share.begin(ctx, min(int64(l.r.opts.Limits.MaxBytes), l.share.most))
 }
 
 func (l *lookup) key(i int) fsm.ReadKey {
@@ -240,15 +254,17 @@ func (l *lookup) settle(i int, d wire.Document, err error) {
 		l.results[i] = wire.GetResult{Error: l.wordGet(l.r.wireReadError(err, l.subject(i)), i)}
 		return
 	}
-	l.accept(i, wire.GetResult{Doc: d})
+	if n := int64(len(d.Body)); n > 0 && !l.share.use(n) {
+		l.results[i] = wire.GetResult{Error: l.leftOut(i)}
+		return
+	}
+	d.Body = bytes.Clone(d.Body) // it was the engine's
+	l.results[i] = wire.GetResult{Doc: d}
 }
 
-// accept takes a result, unless the answer has no room for its document.
-func (l *lookup) accept(i int, r wire.GetResult) {
-	if l.bytes.Add(int64(len(r.Doc.Body))) > maxGetBytes && len(r.Doc.Body) > 0 {
-		r = wire.GetResult{Error: refuse(wire.CodeFrameTooLarge, "%s: the documents asked for are more than %d MiB, this one is left out (get fewer at once)", l.subject(i), maxGetBytes>>20)}
-	}
-	l.results[i] = r
+// leftOut refuses a document for which the answer, or this node, has no room.
+func (l *lookup) leftOut(i int) *wire.Error {
+	return refuse(wire.CodeFrameTooLarge, "%s: the answer has no room for this document (get it again, with fewer others)", l.subject(i))
 }
 
 // wordGet adds which version or time was asked for.
@@ -267,11 +283,43 @@ func (l *lookup) wordGet(e *wire.Error, i int) *wire.Error {
 	return &worded
 }
 
-// forward asks the group's leader, which does not forward again.
+// forward asks the group's leader, which does not forward again: for as many
+// bytes of documents as there is room for, as often as that brings more. One
+// document is asked for without: a node that does not answer would keep the
+// room from those that have something to put there.
 func (l *lookup) forward(ctx context.Context, id placement.GroupID, node placement.NodeID, items []int) {
+	if l.req.NoBody || len(l.req.IDs) == 1 {
+		l.ask(ctx, id, node, items, 0)
+		return
+	}
+	for len(items) > 0 {
+		var most int64
+		if l.room(ctx) {
+			document := min(int64(l.r.opts.Limits.MaxBytes), l.share.most)
+			most = l.share.reserve(max(askedBytes, document), document)
+		}
+		if most <= 0 {
+			for _, i := range items {
+				l.results[i] = wire.GetResult{Error: l.leftOut(i)}
+			}
+			return
+		}
+		left, used := l.ask(ctx, id, node, items, most)
+		l.share.unreserve(most - used)
+		if used == 0 {
+			return
+		}
+		items = left
+	}
+}
+
+// ask makes one request to another node, and says what it has left out and how
+// many bytes of documents it has brought. most is how many it may bring; 0: one
+// document.
+func (l *lookup) ask(ctx context.Context, id placement.GroupID, node placement.NodeID, items []int, most int64) (left []int, used int64) {
 	sub := wire.GetRequest{
 		Collection: l.req.Collection, Epoch: uint64(l.view.Epoch), Direct: true,
-		AtVersion: l.req.AtVersion, AtTime: l.req.AtTime, NoBody: l.req.NoBody,
+		AtVersion: l.req.AtVersion, AtTime: l.req.AtTime, NoBody: l.req.NoBody, MaxBytes: uint32(most),
 		IDs: make([]string, len(items)),
 	}
 	for n, i := range items {
@@ -289,15 +337,28 @@ func (l *lookup) forward(ctx context.Context, id placement.GroupID, node placeme
 		for _, i := range items {
 			l.results[i] = wire.GetResult{Error: l.r.wireReadError(err, l.subject(i))}
 		}
-		return
+		return nil, 0
 	}
 	l.r.learn(id, node)
 	for n, i := range items {
-		l.accept(i, reply.Results[n])
-		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
+		r := reply.Results[n]
+		if size := int64(len(r.Doc.Body)); most > 0 && size > 0 {
+			if used += size; used > most {
+				// An older node knows no MaxBytes.
+				used -= size
+				r = wire.GetResult{Error: l.leftOut(i)}
+			}
+		}
+		l.results[i] = r
+		switch e := r.Error; {
+		case e == nil:
+		case e.Code == wire.CodeNotLeader:
 			l.r.learn(id, placement.NodeID(e.Leader))
+		case e.Code == wire.CodeFrameTooLarge:
+			left = append(left, i)
 		}
 	}
+	return left, used
 }
 
 // onLeader runs f at the leader of a group, here or there, and again while it
@@ -338,6 +399,8 @@ func (r *Router) onLeader(ctx context.Context, v *placement.View, id placement.G
 const (
 	defaultVersions = 100
 	maxVersions     = 10_000
+
+	historyBytes = 4 << 20 // of documents, after which the machine ends a page
 )
 
 // history serves KindHistory.
@@ -351,6 +414,8 @@ func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.H
 		limit = defaultVersions
 	}
 	s := subject{req.Collection, req.ID}
+	mine := share{room: r.room, most: historyBytes + int64(r.opts.Limits.MaxBytes)}
+	defer mine.release()
 	var p patience
 	for {
 		v, c, e := r.collection(ctx, req.Collection)
@@ -364,6 +429,9 @@ func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.H
 			func(ctx context.Context, g Group) error {
 				if err := g.ReadIndex(ctx); err != nil {
 					return err
+				}
+				if !mine.begin(ctx, mine.most) {
+					return shardgroup.ErrTimeout
 				}
 				var err error
 				reply.Versions, reply.More, err = g.Machine().History(fsm.ReadKey{
@@ -387,6 +455,7 @@ func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.H
 			}
 			return reply, nil
 		}
+		mine.release()
 		if !r.refreshStale(ctx, e, req.Direct, &p) {
 			return nil, e
 		}

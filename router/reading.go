@@ -73,7 +73,7 @@ func (r *Router) StartWire(_ context.Context, req *wire.Request, resp *wire.Resp
 // short finds where to read, if x is fit for the short way.
 func (r *Router) short(x *reading) bool {
 	q := &x.req
-	if len(q.IDs) != 1 || q.AtVersion != 0 || q.AtTime != 0 || checkID(q.Collection, q.IDs[0]) != nil {
+	if len(q.IDs) != 1 || q.AtVersion != 0 || q.AtTime != 0 || q.MaxBytes != 0 || checkID(q.Collection, q.IDs[0]) != nil {
 		return false
 	}
 	v := r.opts.Placement.View()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 
 	"github.com/impossibledb/idb/client/wire"
@@ -101,6 +102,7 @@ func TestShortWay(t *testing.T) {
 	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1", "u2"}}, false)
 	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1"}, AtVersion: 1}, false)
 	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1"}, AtVersion: 7}, false)
+	try(&wire.GetRequest{Collection: "users", IDs: []string{"u1"}, MaxBytes: 1}, false)
 	try(&wire.GetRequest{Collection: "users", IDs: []string{""}}, false)
 	try(&wire.GetRequest{Collection: "users"}, false)
 	try(&wire.GetRequest{Collection: "nobody", IDs: []string{"u1"}}, false)
@@ -114,10 +116,12 @@ func TestShortWayHandsOver(t *testing.T) {
 	n := c.nodes["n1"]
 	for name, refusal := range map[string]error{"not confirmed": errNoMajority, "not readable": nil} {
 		t.Run(name, func(t *testing.T) {
+			var visited atomic.Bool
+			visited.Store(refusal != nil)
 			r := New(n.router.opts)
 			r.opts.Groups = groupsFunc(func() Group {
 				g, _ := n.Group(1)
-				return failing{g.(testGroup), refusal}
+				return failing{g.(testGroup), refusal, &visited}
 			})
 			serves := make(chan string, 10)
 			s := wire.NewServer(wire.ServerOptions{
@@ -151,6 +155,7 @@ var errNoMajority = errors.New("no majority")
 type failing struct {
 	testGroup
 	refusal error
+	visited *atomic.Bool
 }
 
 func (g failing) Join(read any, answer func([]any, error)) bool {
@@ -158,10 +163,17 @@ func (g failing) Join(read any, answer func([]any, error)) bool {
 	return true
 }
 
-func (g failing) Machine() Reader { return unvisited{g.testGroup.Machine()} }
+func (g failing) Machine() Reader { return unvisited{g.testGroup.Machine(), g.visited} }
 
-type unvisited struct{ Reader }
+// unvisited fails the first time.
+type unvisited struct {
+	Reader
+	visited *atomic.Bool
+}
 
-func (unvisited) Visit([]fsm.ReadKey, fsm.At, bool, func(int, wire.Document, error)) error {
-	return errors.New("closed")
+func (u unvisited) Visit(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(int, wire.Document, error)) error {
+	if u.visited.CompareAndSwap(false, true) {
+		return errors.New("closed")
+	}
+	return u.Reader.Visit(keys, at, noBody, fn)
 }

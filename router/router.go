@@ -50,6 +50,11 @@ type Options struct {
 	AttemptTimeout time.Duration
 	// StatusTimeout bounds the wait for each node in a cluster status. Zero means 1s.
 	StatusTimeout time.Duration
+	// AnswerMemory is how many bytes of documents the answers in the making may
+	// hold, all requests together, and once more those of writes that return
+	// documents; past it requests wait, or have documents left out. Too little makes large answers wait for each other. Zero means 64 MiB;
+	// it is at least that of eight documents, and 8 MiB.
+	AnswerMemory int64
 	// ScanChunk is how many bytes of documents one group is asked for at a
 	// time. Zero means 256 KiB.
 	ScanChunk int
@@ -77,6 +82,11 @@ func (o Options) withDefaults() Options {
 	if o.Limits.MaxDepth <= 0 {
 		o.Limits.MaxDepth = wire.MaxDepth
 	}
+	if o.AnswerMemory <= 0 {
+		o.AnswerMemory = 64 << 20
+	}
+	// No request may need more than there is.
+	o.AnswerMemory = max(o.AnswerMemory, 8*int64(o.Limits.MaxBytes), 2*historyBytes)
 	return o
 }
 
@@ -86,6 +96,9 @@ func (o Options) withDefaults() Options {
 type Router struct {
 	opts Options
 	log  hclog.Logger
+
+	room     *room // for documents that are read
+	returned *room // for those that writes return: apart, as they wait for a log
 
 	mu      sync.RWMutex
 	leaders map[placement.GroupID]placement.NodeID // guarded by mu; of groups that have no replica here
@@ -97,7 +110,7 @@ type Router struct {
 // does within requests.
 func New(o Options) *Router {
 	o = o.withDefaults()
-	return &Router{opts: o, log: o.Logger, leaders: make(map[placement.GroupID]placement.NodeID)}
+	return &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
 }
 
 // Send passes on one part of a streamed answer.

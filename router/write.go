@@ -28,7 +28,7 @@ type batch struct {
 	docs    atomic.Uint64
 	bytes   atomic.Uint64
 
-	docBytes atomic.Int64 // of documents returned
+	share share // of documents returned
 }
 
 // write serves KindWrite.
@@ -43,7 +43,8 @@ func (r *Router) write(ctx context.Context, req *wire.WriteRequest) (*wire.Write
 	if _, e := r.ready(); e != nil {
 		return nil, e
 	}
-	b := &batch{r: r, req: req, results: make([]wire.WriteResult, len(req.Items))}
+	b := &batch{r: r, req: req, results: make([]wire.WriteResult, len(req.Items)), share: share{room: r.returned, most: maxReturnedBytes}}
+	defer b.share.release()
 	todo := make([]int, 0, len(req.Items))
 	for i := range req.Items {
 		if e := r.checkItem(req.Collection, &req.Items[i]); e != nil {
@@ -185,8 +186,91 @@ func (b *batch) touch(g placement.GroupID) {
 	b.groups[uint32(g)] = struct{}{}
 }
 
-// carry takes one group's part to its leader.
+// carry takes one group's part to its leader: a few items at a time while they
+// want documents back, for those are held until the answer is sent.
 func (b *batch) carry(ctx context.Context, id placement.GroupID, items []int, turn int) {
+	for len(items) > 0 {
+		some, reserved := b.portion(ctx, items)
+		if len(some) == 0 {
+			return
+		}
+		b.carrySome(ctx, id, some, turn)
+		if reserved > 0 {
+			spare := reserved
+			for _, i := range some {
+				if size := int64(len(b.results[i].Doc)); size <= spare {
+					spare -= size
+				} else {
+					b.results[i].Doc = nil // more than was asked for
+				}
+			}
+			b.share.unreserve(spare)
+		}
+		items = items[len(some):]
+		if b.req.Ordered && slices.ContainsFunc(some, func(i int) bool { return b.results[i].Error != nil }) {
+			for _, i := range items {
+				b.results[i] = wire.WriteResult{Error: &wire.Error{Code: wire.CodeNotAttempted}} // worded at the end
+			}
+			return
+		}
+	}
+}
+
+// portion is how many of the items are carried at once, and how many bytes
+// their documents may have together. Without room for any document the items
+// are carried without: the result still says what was done, and the document
+// can be read. None: they are refused, for their time was up.
+func (b *batch) portion(ctx context.Context, items []int) (some []int, reserved int64) {
+	first := slices.IndexFunc(items, func(i int) bool { return b.returnable(i) > 0 })
+	switch {
+	case first < 0:
+		return items, 0
+	case first > 0:
+		return items[:first], 0
+	}
+	document := int64(b.r.opts.Limits.MaxBytes)
+	if !b.share.begin(ctx, document) {
+		for _, i := range items {
+			b.results[i] = wire.WriteResult{Error: refuse(wire.CodeOverloaded, "%s: this node holds as many documents for answers as it may (retry, or do not ask for the document)", b.subject(i))}
+		}
+		return nil, 0
+	}
+	some = items[:min(len(items), returnedAtOnce)]
+	var want int64
+	for _, i := range some {
+		want += b.returnable(i)
+	}
+	least := b.returnable(some[0])
+	reserved = b.share.reserve(min(want, max(maxReturnedBytes/4, least)), least)
+	if reserved == 0 {
+		for _, i := range items {
+			b.req.Items[i].ReturnDoc = false
+		}
+		return items, 0
+	}
+	fit, bytes := 0, int64(0)
+	for _, i := range some {
+		if bytes += b.returnable(i); bytes > reserved {
+			break
+		}
+		fit++
+	}
+	return some[:fit], reserved
+}
+
+// returnable is how large item i's document may come back.
+func (b *batch) returnable(i int) int64 {
+	it := &b.req.Items[i]
+	switch {
+	case !it.ReturnDoc:
+		return 0
+	case it.Op == wire.OpPut || it.Op == wire.OpInsert:
+		return int64(len(it.Body))
+	}
+	return int64(b.r.opts.Limits.MaxBytes)
+}
+
+func (b *batch) carrySome(ctx context.Context, id placement.GroupID, items []int, turn int) {
 	group, node := b.r.locate(b.view, id, turn)
 	switch {
 	case group != nil:
@@ -230,12 +314,6 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 		}
 		return
 	}
-	// Documents to return are held until the answer is sent: they are asked for
-	// a few at a time, and left out when they are too many (see settle).
-	for len(items) > returnedAtOnce && b.returns(items) {
-		b.propose(ctx, g, items[:returnedAtOnce])
-		items = items[returnedAtOnce:]
-	}
 	commands := make([]fsm.Command, len(items))
 	for n, i := range items {
 		commands[n] = b.command(i)
@@ -251,20 +329,6 @@ const returnedAtOnce = 16
 // maxReturnedBytes bounds the documents returned in one answer.
 const maxReturnedBytes = wire.MaxFrameBytes - 4<<20
 
-// returns says that some item wants its document back.
-func (b *batch) returns(items []int) bool {
-	return slices.ContainsFunc(items, func(i int) bool { return b.req.Items[i].ReturnDoc })
-}
-
-// returned takes a written document into the answer if it has room. Without
-// it the result still says what was done, and the document can be read.
-func (b *batch) returned(doc []byte) []byte {
-	if len(doc) > 0 && b.docBytes.Add(int64(len(doc))) > maxReturnedBytes {
-		return nil
-	}
-	return doc
-}
-
 // settle words one item's outcome.
 func (b *batch) settle(i int, o shardgroup.Outcome) {
 	it := &b.req.Items[i]
@@ -273,7 +337,6 @@ func (b *batch) settle(i int, o shardgroup.Outcome) {
 		return
 	}
 	res := o.Result.Wire
-	res.Doc = b.returned(res.Doc)
 	if res.Error != nil {
 		res.Error = b.r.wordWrite(res.Error, b.req.Collection, it, o.Result.Detail)
 	} else {
@@ -313,7 +376,6 @@ func (b *batch) forward(ctx context.Context, id placement.GroupID, node placemen
 	b.r.learn(id, node)
 	for n, i := range items {
 		b.results[i] = reply.Results[n]
-		b.results[i].Doc = b.returned(b.results[i].Doc)
 		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
 			b.r.learn(id, placement.NodeID(e.Leader))
 		}
@@ -351,9 +413,20 @@ func (b *batch) unfinished(todo []int) []int {
 		follows := e.Code == wire.CodeNotAttempted && len(again) > 0
 		if passing(e.Code) || e.Code.Unknown() || e.Code == wire.CodeCollectionNotFound || follows {
 			again = append(again, i)
+			continue
 		}
+		b.doubt(i)
 	}
 	return again
+}
+
+// doubt makes a refusal of item i an unknown outcome if an earlier attempt may
+// have happened and the refusal says nothing about that.
+func (b *batch) doubt(i int) {
+	if e := b.results[i].Error; b.unknown != nil && b.unknown[i] && !decided(e.Code) {
+		b.results[i].Error = refuse(wire.CodeOutcomeUnknown,
+			"%s: an attempt may have happened and no later one got an answer: %s (retry under the same request ID)", b.subject(i), e.Message)
+	}
 }
 
 // staleCatalog says that a machine refused the collection's number: the view
@@ -387,9 +460,6 @@ func (b *batch) reroute(ctx context.Context, todo []int) bool {
 // giveUp fixes what is said of the items that could not be finished in time.
 func (b *batch) giveUp(todo []int) {
 	for _, i := range todo {
-		if b.unknown != nil && b.unknown[i] && !b.results[i].Error.Code.Unknown() {
-			b.results[i].Error = refuse(wire.CodeOutcomeUnknown,
-				"%s: an attempt may have happened and no later one got an answer: %s (retry under the same request ID)", b.subject(i), b.results[i].Error.Message)
-		}
+		b.doubt(i)
 	}
 }

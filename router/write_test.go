@@ -287,6 +287,13 @@ func TestUnknownStaysUnknown(t *testing.T) {
 	if r = c.one("n1", "users", item); r.Error != nil || !r.Duplicate || r.Version != 2 {
 		t.Fatalf("the retry: %+v %v", r, r.Error)
 	}
+	for _, last := range []error{shardgroup.ErrOverloaded, shardgroup.ErrDiskFull} {
+		core.lose, core.fail = 1, []error{nil, last}
+		r = c.one("n1", "users", wire.WriteItem{Op: wire.OpUpdate, ID: "a", Body: body(t, m{"$inc": m{"n": 1}}), RequestID: c.requestID()})
+		if r.Error == nil || r.Error.Code != wire.CodeOutcomeUnknown {
+			t.Fatalf("an attempt was applied and the next refused with %v: %+v", last, r.Error)
+		}
+	}
 	core.fail = repeat(shardgroup.ErrStopped, 100)
 	if r = c.one("n1", "users", wire.WriteItem{Op: wire.OpDelete, ID: "a"}); r.Error == nil || r.Error.Code != wire.CodeUnavailable {
 		t.Fatalf("never proposed: %+v", r.Error)

@@ -254,7 +254,7 @@ func (m *WriteReply) decode(r *reader) {
 
 // AppendTo appends the encoding.
 func (m *GetRequest) AppendTo(dst []byte) []byte {
-	dst = appendArray(dst, 7)
+	dst = appendArray(dst, 8)
 	dst = msgp.AppendString(dst, m.Collection)
 	dst = msgp.AppendUint64(dst, m.Epoch)
 	dst = msgp.AppendBool(dst, m.Direct)
@@ -264,7 +264,8 @@ func (m *GetRequest) AppendTo(dst []byte) []byte {
 	}
 	dst = msgp.AppendUint64(dst, m.AtVersion)
 	dst = msgp.AppendUint64(dst, m.AtTime)
-	return msgp.AppendBool(dst, m.NoBody)
+	dst = msgp.AppendBool(dst, m.NoBody)
+	return msgp.AppendUint64(dst, uint64(m.MaxBytes))
 }
 
 func (m *GetRequest) decodeFrom(body []byte) error {
@@ -294,6 +295,7 @@ func (m *GetRequest) decode(r *reader) {
 	m.AtVersion = r.uint64()
 	m.AtTime = r.uint64()
 	m.NoBody = r.bool()
+	m.MaxBytes = r.uint32()
 	r.close(outer)
 }
 

@@ -123,6 +123,9 @@ type GetRequest struct {
 	AtVersion  uint64
 	AtTime     uint64
 	NoBody     bool // existence and version only
+	// MaxBytes is how many bytes of documents the answer may hold; those that do
+	// not fit are left out, with FrameTooLarge. 0: what a frame holds.
+	MaxBytes uint32
 }
 
 // Document is one version of one document. Body has no _id, _version,

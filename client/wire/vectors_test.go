@@ -111,6 +111,7 @@ var messageTable = []struct {
 	}, Now: 114967706271645699, Cost: aCost}},
 	{"get", "two documents, latest", &GetRequest{Collection: "cities", Epoch: 1, Direct: true, IDs: []string{"DE/1", "DE/2"}}},
 	{"get at a version", "", &GetRequest{Collection: "cities", IDs: []string{"DE/1"}, AtVersion: 3}},
+	{"get with a bound", "a megabyte of documents", &GetRequest{Collection: "cities", IDs: []string{"DE/1", "DE/2"}, MaxBytes: 1 << 20}},
 	{"get at a time", "existence only", &GetRequest{Collection: "cities", IDs: []string{"DE/1"}, AtTime: 114967706271645696, NoBody: true}},
 	{"document", "", &Document{ID: "DE/1", Version: 2, CreatedAt: 114967706271645697, UpdatedAt: 114967706271645698, Body: berlin()}},
 	{"get result", "not there", &GetResult{Error: &Error{Code: CodeNotFound, Message: "cities/DE/2 does not exist"}}},
