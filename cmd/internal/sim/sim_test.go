@@ -6,12 +6,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,27 +28,60 @@ var (
 	outFlag   = flag.String("out", filepath.Join(os.TempDir(), "idb-sim"), "where the plan and the pictures of a failure go")
 )
 
-// realLimit is what one run may take in real time: virtual time that stands
-// still is found so.
-const realLimit = 3 * time.Minute
+// standstill is for how long in real time virtual time may stand still. A
+// goroutine that waits for a mutex whose holder waits for time stops it for
+// ever; a busy machine stops it for a while.
+const standstill = 2 * time.Minute
 
 // play runs a plan in a bubble of its own and judges it.
 func play(t *testing.T, p *Plan, seed uint64) (res *Result) {
 	t.Helper()
+	var passed atomic.Int64 // virtual time, in steps
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		tick := time.NewTicker(standstill / 10)
+		defer tick.Stop()
+		for seen, since := int64(-1), 0; ; {
+			select {
+			case <-over:
+				return
+			case <-tick.C:
+			}
+			if now := passed.Load(); now != seen || now < 0 {
+				seen, since = now, 0
+			} else if since++; since >= 10 {
+				buf := make([]byte, 16<<20)
+				buf = buf[:runtime.Stack(buf, true)]
+				fmt.Fprintf(os.Stderr, "%s stands still in virtual time\n%s\n%s\n", t.Name(), p, buf)
+				os.Exit(3)
+			}
+		}
+	}()
 	// A panic of the nodes ends every run of the process; with
 	// GODEBUG=tracebacklabels=1 the trace names this one.
 	pprof.Do(context.Background(), pprof.Labels("run", t.Name()), func(ctx context.Context) {
-		standsStill := time.AfterFunc(realLimit, func() {
-			buf := make([]byte, 16<<20)
-			buf = buf[:runtime.Stack(buf, true)]
-			fmt.Fprintf(os.Stderr, "%s stands still in virtual time\n%s\n%s\n", t.Name(), p, buf)
-			os.Exit(3)
-		})
-		defer standsStill.Stop()
 		var err error
 		synctest.Test(t, func(t *testing.T) {
+			done := make(chan struct{})
+			var clock sync.WaitGroup
+			clock.Go(func() {
+				tick := time.NewTicker(100 * time.Millisecond)
+				defer tick.Stop()
+				for {
+					select {
+					case <-tick.C:
+						passed.Add(1)
+					case <-done:
+						return
+					}
+				}
+			})
 			res, err = Run(ctx, p, seed, testLog())
+			close(done)
+			clock.Wait()
 		})
+		passed.Store(math.MinInt64) // what follows is in real time
 		if err != nil {
 			t.Fatalf("the run could not be made: %v\n%s", err, p)
 		}
