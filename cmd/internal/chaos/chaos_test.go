@@ -21,6 +21,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if ran, err := Stub(os.Args[1:]); ran {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	flag.Parse()
 	os.Exit(func() int {
 		if *command != "" || testing.Short() {
@@ -104,7 +108,7 @@ func TestFaults(t *testing.T) {
 	rng.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
 	for _, f := range faults {
 		began := time.Now()
-		if err := f.Do(ctx, c, rng, load.Progress); err != nil {
+		if _, err := f.Do(ctx, c, rng, load.Progress); err != nil {
 			t.Fatalf("%s: %v", f.Name, err)
 		}
 		whole := time.Since(began)

@@ -7,8 +7,11 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/impossibledb/idb/cmd/internal/node"
 )
 
 // Options of a cluster. Binary and Dir are required; zero means the default in
@@ -20,6 +23,13 @@ type Options struct {
 	Dir string
 	// Nodes, Shards and Replicas are the cluster's. Zero means 3, 4 and 3.
 	Nodes, Shards, Replicas int
+	// Site is where the nodes live; the cluster closes it. Nil: Loopback.
+	Site Site
+	// SmallDisks is how many nodes have a disk of their own that can be filled,
+	// where the site can make one.
+	SmallDisks int
+	// Clocks lets SetClock move the nodes' clocks.
+	Clocks bool
 	// NodeArgs are further arguments of idb node.
 	NodeArgs []string
 }
@@ -32,6 +42,7 @@ type Cluster struct {
 	Spared *Node
 
 	options Options
+	site    Site
 	http    *http.Transport
 }
 
@@ -46,19 +57,19 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	def(&o.Nodes, 3)
 	def(&o.Shards, 4)
 	def(&o.Replicas, 3)
-	c := &Cluster{options: o, http: &http.Transport{DisableKeepAlives: true}}
+	if o.Site == nil {
+		o.Site = Loopback()
+	}
+	c := &Cluster{options: o, site: o.Site, http: &http.Transport{DisableKeepAlives: true}}
 	defer func() {
 		if err != nil {
 			c.Close()
 		}
 	}()
 	for i := range o.Nodes {
-		n := &Node{ID: "n" + strconv.Itoa(i+1), binary: o.Binary, args: o.NodeArgs, http: &http.Client{Transport: c.http}}
-		n.Dir = filepath.Join(o.Dir, n.ID)
-		for _, addr := range []*string{&n.ClientAddr, &n.PeerAddr, &n.HTTPAddr} {
-			if *addr, err = freeAddr(); err != nil {
-				return nil, err
-			}
+		n, err := c.newNode(i)
+		if err != nil {
+			return nil, err
 		}
 		c.Nodes = append(c.Nodes, n)
 	}
@@ -78,6 +89,48 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 	return c, c.WaitReady(ctx)
 }
+
+// smallDiskBytes is the size of a disk that can be filled, and smallReserve the
+// free space below which its node refuses writes.
+const (
+	smallDiskBytes = 384 << 20
+	smallReserve   = 64 << 20
+)
+
+// newNode is node i, not started yet.
+func (c *Cluster) newNode(i int) (_ *Node, err error) {
+	o := &c.options
+	id := "n" + strconv.Itoa(i+1)
+	n := &Node{
+		ID: id, Dir: filepath.Join(o.Dir, id), log: filepath.Join(o.Dir, id+".log"),
+		args: o.NodeArgs, http: &http.Client{Transport: c.http},
+		command: func(args ...string) *exec.Cmd { return c.site.Command(i, o.Binary, args...) },
+	}
+	if n.ClientAddr, n.PeerAddr, n.HTTPAddr, err = c.site.Addresses(i); err != nil {
+		return nil, err
+	}
+	if i < o.SmallDisks {
+		small, err := c.site.SmallDisk(i, n.Dir, smallDiskBytes)
+		if err != nil {
+			return nil, err
+		}
+		if small {
+			n.disk, n.Dir = n.Dir, filepath.Join(n.Dir, "data")
+			n.args = append(slices.Clone(n.args), "--disk-reserve", strconv.Itoa(smallReserve))
+		}
+	}
+	if o.Clocks {
+		n.clock = filepath.Join(o.Dir, id+".clock")
+		n.environ = append(n.environ, node.ClockVariable+"="+n.clock)
+	}
+	return n, nil
+}
+
+// Index is a node's number at the site.
+func (c *Cluster) Index(n *Node) int { return slices.Index(c.Nodes, n) }
+
+// Site is where the nodes live.
+func (c *Cluster) Site() Site { return c.site }
 
 // Addrs are the client addresses of all nodes, comma separated.
 func (c *Cluster) Addrs() string {
@@ -117,8 +170,17 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Heal ends every fault: paused nodes go on, dead ones start, all are ready.
+// Heal ends every fault: the network is whole, disks have space, clocks are
+// right, paused nodes go on, dead ones start, all are ready.
 func (c *Cluster) Heal(ctx context.Context) error {
+	if err := c.site.Mend(); err != nil {
+		return err
+	}
+	for _, n := range c.Nodes {
+		if err := errors.Join(n.Empty(), n.SetClock(0)); err != nil {
+			return err
+		}
+	}
 	for _, n := range c.Nodes {
 		n.Resume()
 		if err := n.Start(); err != nil {
@@ -151,11 +213,12 @@ func (c *Cluster) Died() error {
 	return errors.Join(died...)
 }
 
-// Close ends every process. The directories stay.
+// Close ends every process and what the site has made. The directories stay.
 func (c *Cluster) Close() {
 	for _, n := range c.Nodes {
 		n.Kill()
 	}
+	_ = c.site.Close() // it says nothing that helps by now
 	c.http.CloseIdleConnections()
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/impossibledb/idb/fsm/vfs"
 )
 
 // Node is one idb process and what outlives it: its name, directory and
@@ -25,9 +27,13 @@ type Node struct {
 	PeerAddr   string
 	HTTPAddr   string
 
-	binary string
-	args   []string // beyond the addresses
-	http   *http.Client
+	command func(args ...string) *exec.Cmd // the idb command, where the node lives
+	args    []string                       // beyond the addresses
+	environ []string                       // beyond this process's
+	log     string                         // file
+	clock   string                         // file that its clock's offset is read from; empty: none
+	disk    string                         // directory of a small disk of its own; empty: none
+	http    *http.Client
 
 	mu      sync.Mutex
 	process *process // guarded by mu; nil while down
@@ -49,7 +55,7 @@ func (n *Node) Start() error {
 	if n.process != nil {
 		return nil
 	}
-	log, err := os.OpenFile(n.logPath(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(n.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -58,10 +64,9 @@ func (n *Node) Start() error {
 	fmt.Fprintf(log, "--- start %d\n", n.starts)
 	args := append([]string{"node", "--id", n.ID, "--data", n.Dir, "--client-addr", n.ClientAddr,
 		"--peer-addr", n.PeerAddr, "--http-addr", n.HTTPAddr}, n.args...)
-	cmd := exec.Command(n.binary, args...)
-	cmd.Env = environment()
+	cmd := n.command(args...)
+	cmd.Env = append(environment(), n.environ...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = processAttributes()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", n.ID, err)
 	}
@@ -74,11 +79,12 @@ func (n *Node) Start() error {
 	return nil
 }
 
-// environment is this process's without the settings of another idb.
+// environment is this process's without the settings of another idb; those of
+// tests stay.
 func environment() []string {
 	var env []string
 	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "IDB_") {
+		if !strings.HasPrefix(e, "IDB_") || strings.HasPrefix(e, "IDB_TEST_") {
 			env = append(env, e)
 		}
 	}
@@ -160,6 +166,60 @@ func (n *Node) Running() (bool, error) {
 	}
 }
 
+// SetClock moves the node's clock to so much before or after the right time.
+func (n *Node) SetClock(offset time.Duration) error {
+	if n.clock == "" {
+		return nil
+	}
+	// Replaced in one step: the node may read at any moment.
+	if err := os.WriteFile(n.clock+".new", []byte(offset.String()), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(n.clock+".new", n.clock)
+}
+
+// HasSmallDisk says whether Fill can do anything.
+func (n *Node) HasSmallDisk() bool { return n.disk != "" }
+
+// Fill takes the space of the node's small disk until about so much is left.
+func (n *Node) Fill(leave uint64) error {
+	if n.disk == "" {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(n.disk, ballast), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	chunk := make([]byte, 1<<20)
+	for {
+		space, err := vfs.SpaceOf(vfs.OS(), n.disk)
+		if err != nil || space.FreeBytes <= leave {
+			return err
+		}
+		if _, err := f.Write(chunk[:min(uint64(len(chunk)), space.FreeBytes-leave)]); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// Empty gives the space back.
+func (n *Node) Empty() error {
+	if n.disk == "" {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(n.disk, ballast)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// ballast is the file that fills a disk.
+const ballast = "ballast"
+
 // PID is the process's number; 0 while it is down.
 func (n *Node) PID() int {
 	n.mu.Lock()
@@ -216,11 +276,9 @@ func (n *Node) fetch(ctx context.Context, path string) ([]byte, error) {
 	return body, err
 }
 
-func (n *Node) logPath() string { return filepath.Join(filepath.Dir(n.Dir), n.ID+".log") }
-
 // LogTail is the last lines that the node wrote.
 func (n *Node) LogTail(lines int) string {
-	b, err := os.ReadFile(n.logPath())
+	b, err := os.ReadFile(n.log)
 	if err != nil {
 		return err.Error()
 	}

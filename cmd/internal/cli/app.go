@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/cmd/internal/chaos"
 	"github.com/impossibledb/idb/cmd/internal/node"
 )
 
@@ -47,7 +48,7 @@ func Main(ctx context.Context, p Process) int {
 	if err != nil && ctx.Err() != nil && code != exitUnknown && code != exitIncomplete && code != exitInterrupted {
 		err, code = errInterrupted, exitInterrupted
 	}
-	if err != nil {
+	if said := (*saidError)(nil); err != nil && !errors.As(err, &said) {
 		fmt.Fprintln(p.Err, withName(oneLine(err)))
 	}
 	return code
@@ -68,6 +69,9 @@ func (a *app) run(ctx context.Context) error {
 	tree := &cli.Command{Name: "idb", Usage: root.Usage, Description: root.Description, Subcommands: root.Commands, Flags: root.Flags}
 	if len(a.Args) > 0 && a.Args[0] == completeCommand {
 		return a.complete(ctx, tree, a.Args[1:])
+	}
+	if ran, err := chaos.Stub(a.Args); ran {
+		return err
 	}
 	if len(a.Args) == 1 && a.Args[0] == "--version" {
 		return a.version()

@@ -3,13 +3,16 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/cmd/internal/chaos"
 	"github.com/impossibledb/idb/cmd/internal/node"
+	"github.com/impossibledb/idb/cmd/internal/workload"
 )
 
 // completeCommand is what the completion scripts call: idb __complete -- WORDS,
@@ -124,6 +127,8 @@ var flagValues = map[string][]string{
 	"log-level":  {"trace", "debug", "info", "warn", "error"},
 	"log-format": {"text", "json"},
 	"nodes":      {"1", "3"},
+	"faults":     slices.Concat([]string{"all", "none"}, chaos.Kinds),
+	"workload":   workload.Names(),
 }
 
 func (a *app) completionCommand() *cli.Command {

@@ -58,6 +58,11 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+// saidError is a failure that was told already; only its code is left.
+type saidError struct{ code int }
+
+func (e *saidError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
 func usagef(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
@@ -79,6 +84,9 @@ func exitCode(err error) int {
 		return exitOK
 	}
 	if e := (*exitError)(nil); errors.As(err, &e) {
+		return e.code
+	}
+	if e := (*saidError)(nil); errors.As(err, &e) {
 		return e.code
 	}
 	if e := (*client.Error)(nil); errors.As(err, &e) {

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/cmd/internal/chaos"
 	"github.com/impossibledb/idb/cmd/internal/node"
 	"github.com/impossibledb/idb/cmd/internal/report"
 	"github.com/impossibledb/idb/cmd/internal/verify"
@@ -45,10 +46,18 @@ them. It works as fast as it is answered: give --pace beside production.
 
 Workloads:
 ` + workloadHelp() + `
+With --local it starts a cluster of its own, real processes of this program, and
+breaks it on purpose while clients work: kill -9, pauses, partitions, full disks,
+clocks that jump. In network namespaces where the system permits them, else on
+plain loopback without partitions and full disks; it says which. At the end
+replicas are compared as idb check does, and everything is removed.
+
 Exit code 0: no anomaly. 1: anomalies, named.
 
 Examples:
   idb verify
+  idb verify --local --nodes 5 --duration 60s --report verify.html
+  idb verify --local --faults kill,partition
   idb verify --addr h1:7400 --duration 10m --pace 5ms --report verify.html
   idb verify --workload register,counter -o json
   idb verify --clean`,
@@ -58,6 +67,9 @@ Examples:
 			&cli.IntFlag{Name: "clients", Usage: "`N`: clients in all", Value: verifyClients},
 			&cli.StringFlag{Name: "workload", Usage: "`NAME,...`: only these", DefaultText: "all"},
 			&cli.DurationFlag{Name: "pace", Usage: "`DURATION`: what a client waits between two operations, on average", DefaultText: "nothing"},
+			&cli.BoolFlag{Name: "local", Usage: "start a throw-away cluster and break it"},
+			&cli.IntFlag{Name: "nodes", Usage: "`N`: of the throw-away cluster, 3 to 9", DefaultText: "5"},
+			&cli.StringFlag{Name: "faults", Usage: "`KIND,...`: " + strings.Join(chaos.Kinds, ", ") + ", all or none", DefaultText: "all"},
 			&cli.StringFlag{Name: "report", Usage: "`FILE.html`: a page with the timeline and every anomaly; FILE.json is written beside it"},
 			&cli.Uint64Flag{Name: "seed", Usage: "`N`: choices of the clients", DefaultText: "from the clock"},
 			&cli.BoolFlag{Name: "clean", Usage: "only remove what interrupted runs have left"},
@@ -82,6 +94,10 @@ type verifyFlags struct {
 	verify.Options
 	format string
 	html   string // where the report goes; empty: nowhere
+
+	nodes  int      // of a throw-away cluster
+	faults []string // kinds
+	asked  bool     // for these and no others
 }
 
 func (a *app) verifyFlags(c *cli.Context) (f verifyFlags, err error) {
@@ -121,6 +137,9 @@ func (a *app) verifyFlags(c *cli.Context) (f verifyFlags, err error) {
 			return usage("--report %q: there is no directory %s", f.html, filepath.Dir(f.html))
 		}
 	}
+	if err := f.local(c); err != nil {
+		return f, err
+	}
 	if c.Bool("yes") && !c.Bool("clean") {
 		return usage("--yes goes with --clean")
 	}
@@ -132,6 +151,9 @@ func (a *app) verify(c *cli.Context) error {
 	f, err := a.verifyFlags(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("local") {
+		return a.verifyLocal(c.Context, f)
 	}
 	f.Dial = func(ctx context.Context) (*client.DB, error) {
 		ctx, cancel := context.WithTimeout(ctx, f.Patience)
@@ -182,7 +204,11 @@ func (a *app) runVerify(ctx context.Context, o verify.Options) (*report.Report, 
 		return verifyLine(now, o.Duration)
 	})
 	defer bar.Close()
-	return verify.Run(ctx, o)
+	out, err := verify.Run(ctx, o)
+	if left := (*verify.LeftError)(nil); ctx.Err() != nil && !errors.As(err, &left) {
+		return nil, errInterrupted
+	}
+	return out, err
 }
 
 // verifyLine is where a run stands:

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/impossibledb/idb/cmd/internal/verify"
 )
@@ -57,7 +58,11 @@ func TestVerify(t *testing.T) {
 
 	// Interrupted in the middle.
 	r := start(t, "verify", "--duration", "1h", "--workload", "register,set", "--addr", addr, "--timeout", "5s")
-	r.waitFor(t, "verify: 32 clients for 1h0m0s")
+	for late := time.Now().Add(30 * time.Second); !strings.Contains(collections(), verify.ScratchPrefix); {
+		if time.Now().After(late) {
+			t.Fatalf("it never began:\n%s", r.errOut)
+		}
+	}
 	if code := r.end(t); code != exitInterrupted {
 		t.Errorf("interrupted: exit code %d\n%s", code, r.errOut)
 	}

@@ -132,7 +132,7 @@ func hurt(ctx context.Context, c *chaos.Cluster, load *chaos.Load, watch *watch)
 		counts[fault.Name]++
 		from := time.Now()
 		bounded, cancel := context.WithTimeout(ctx, time.Minute)
-		err := fault.Do(bounded, c, rng, load.Progress)
+		_, err := fault.Do(bounded, c, rng, load.Progress)
 		if err == nil {
 			err = load.Progress(bounded, 200) // it works again, for everybody
 		}

@@ -50,6 +50,9 @@ type Options struct {
 	RoundOperations int64
 	// Breaker hurts the cluster. Nil: nobody does.
 	Breaker Breaker
+	// AtRest judges the cluster as a whole, at the end of each round, when it is
+	// healed and the clients' collections are still there. May be nil.
+	AtRest func(ctx context.Context, db *client.DB) []history.Verdict
 	// Tolerate are codes of refusals that the breaker explains.
 	Tolerate []client.Code
 	// Progress is told what is going on, from several goroutines. May be nil.
@@ -86,13 +89,16 @@ func (o Options) withDefaults() Options {
 
 // Progress is where a run stands.
 type Progress struct {
-	Phase    string        // "working", "healing", "judging", "cleaning up"
+	Phase    string        // "working", "healing", "judging", "comparing", "cleaning up"
 	Worked   time.Duration // of Options.Duration
 	Counts   workload.Counts
 	Fault    string // what the breaker does
 	Round    int
 	Findings int // anomalies so far
 }
+
+// lateCreation is how long a creation that nobody waits for may take.
+const lateCreation = 300 * time.Millisecond
 
 // connections of a run: several, so that clients meet different nodes.
 const connections = 3
@@ -147,7 +153,10 @@ func Run(ctx context.Context, o Options) (*report.Report, error) {
 		err = r.round(ctx, round)
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.clean(ctx))
+		if left := r.clean(ctx); left != nil {
+			return nil, errors.Join(left, err)
+		}
+		return nil, err
 	}
 	if err := r.clean(ctx); err != nil {
 		return nil, err
@@ -159,6 +168,19 @@ func newReport(began time.Time) *report.Report {
 	return &report.Report{Title: "idb verify", Began: began}
 }
 
+// LeftError says that collections could not be removed.
+type LeftError struct {
+	Prefix string // of their names
+	Err    error
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("the collections %s-… are left (idb verify --clean removes them): %v", e.Prefix, e.Err)
+}
+
+// Unwrap is why.
+func (e *LeftError) Unwrap() error { return e.Err }
+
 // clean removes what the run has made, also when ctx has ended.
 func (r *run) clean(ctx context.Context) error {
 	if r.o.Breaker != nil && ctx.Err() != nil {
@@ -167,10 +189,21 @@ func (r *run) clean(ctx context.Context) error {
 	r.o.Progress(Progress{Phase: "cleaning up", Worked: r.worked, Counts: r.past})
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Patience)
 	defer cancel()
-	if err := removeRun(bounded, r.dbs[0], r.prefix); err != nil {
-		return fmt.Errorf("the collections %s-… are left (idb verify --clean removes them): %w", r.prefix, err)
+	for {
+		n, err := removeRun(bounded, r.dbs[0], r.prefix)
+		if err != nil {
+			return &LeftError{Prefix: r.prefix, Err: err}
+		}
+		if n == 0 {
+			return nil
+		}
+		// A client may have given up a creation that comes to be in a moment.
+		select {
+		case <-time.After(lateCreation):
+		case <-bounded.Done():
+			return nil
+		}
 	}
-	return nil
 }
 
 // round is one load, judged.
@@ -181,7 +214,11 @@ func (r *run) round(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	load, err := workload.Start(ctx, r.dbs, workload.LoadOptions{
+	// Collections are made whole or not at all: what an interrupt left on its way
+	// would come to be after everything was removed.
+	making, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.Patience)
+	defer cancel()
+	load, err := workload.Start(making, r.dbs, workload.LoadOptions{
 		Share: share(r.o.Clients, r.o.Workloads), Patience: r.o.Patience, Impatience: 0.01, Pace: r.o.Pace, Seed: r.o.Seed + uint64(n),
 	}, ws...)
 	if err != nil {
@@ -202,7 +239,7 @@ func (r *run) round(ctx context.Context, n int) error {
 		r.o.Progress(p)
 	}
 	err = r.work(ctx, load, min(r.o.Round, r.o.Duration-r.worked), tell)
-	if err == nil && r.o.Breaker != nil {
+	if err == nil && ctx.Err() == nil && r.o.Breaker != nil {
 		tell("healing")
 		err = r.o.Breaker.Heal(ctx)
 	}
@@ -223,6 +260,12 @@ func (r *run) round(ctx context.Context, n int) error {
 	defer cancel()
 	for i, v := range load.Judge(bounded, r.dbs[0]) {
 		r.add(i, ws[i], v)
+	}
+	if r.o.AtRest != nil {
+		tell("comparing")
+		for _, v := range r.o.AtRest(bounded, r.dbs[0]) {
+			r.out.Checks = addCheck(r.out.Checks, v, n)
+		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -282,14 +325,7 @@ func (r *run) add(i int, w workload.Workload, v workload.Verdict) {
 	s.rounds++
 	s.w.Verdict.Counts = plus(s.w.Verdict.Counts, v.Counts)
 	for _, c := range v.Checks {
-		at := slices.IndexFunc(s.w.Verdict.Checks, func(x history.Verdict) bool { return x.Checker == c.Checker })
-		if at < 0 {
-			s.w.Verdict.Checks = append(s.w.Verdict.Checks, c)
-			continue
-		}
-		was := &s.w.Verdict.Checks[at]
-		was.Judged = fmt.Sprintf("%s (the last of %d rounds)", c.Judged, s.rounds)
-		was.Anomalies = append(was.Anomalies, c.Anomalies...)
+		s.w.Verdict.Checks = addCheck(s.w.Verdict.Checks, c, s.rounds)
 	}
 	timeline := append(s.w.Timeline, w.Recorder().Timeline()...)
 	if most := spansKept / len(r.o.Workloads); len(timeline) > most {
@@ -300,6 +336,17 @@ func (r *run) add(i int, w workload.Workload, v workload.Verdict) {
 	for _, s := range r.sums {
 		r.out.Workloads = append(r.out.Workloads, s.w)
 	}
+}
+
+// addCheck takes what a checker found in a round to what it found before.
+func addCheck(all []history.Verdict, c history.Verdict, rounds int) []history.Verdict {
+	at := slices.IndexFunc(all, func(x history.Verdict) bool { return x.Checker == c.Checker })
+	if at < 0 {
+		return append(all, c)
+	}
+	all[at].Judged = fmt.Sprintf("%s (the last of %d rounds)", c.Judged, rounds)
+	all[at].Anomalies = append(all[at].Anomalies, c.Anomalies...)
+	return all
 }
 
 // finish makes the report whole.

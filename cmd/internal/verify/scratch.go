@@ -62,11 +62,11 @@ func Remove(ctx context.Context, db *client.DB, names []string) error {
 	return errors.Join(failed...)
 }
 
-// removeRun drops everything of a run.
-func removeRun(ctx context.Context, db *client.DB, prefix string) error {
+// removeRun drops everything of a run, and says how much that was.
+func removeRun(ctx context.Context, db *client.DB, prefix string) (int, error) {
 	left, err := Leftovers(ctx, db)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var names []string
 	for _, l := range left {
@@ -74,5 +74,5 @@ func removeRun(ctx context.Context, db *client.DB, prefix string) error {
 			names = append(names, l.Name)
 		}
 	}
-	return Remove(ctx, db, names)
+	return len(names), Remove(ctx, db, names)
 }
