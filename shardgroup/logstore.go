@@ -27,7 +27,7 @@ const (
 // the applier, would otherwise read back from the disk.
 const (
 	logCacheEntries = 512
-	logCacheBytes   = 8 << 20
+	logCacheBytes   = 2 << 20
 )
 
 // logStore is one group's raft.LogStore over the node's log.
