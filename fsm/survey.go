@@ -139,8 +139,12 @@ type run struct {
 	byPart map[countKey]counts // of the partition that is walked
 }
 
-// paceBytes is how often pace is called.
-const paceBytes = 256 << 10
+// paceBytes is how often pace is called, and rowCharge what a row counts for
+// beside its bytes: with small rows it is the processor that is used up.
+const (
+	paceBytes = 256 << 10
+	rowCharge = 512
+)
 
 // Run adds the rows up and checks what can be checked in one replica. pace is
 // called with the bytes read since its last call; it may wait, and its error
@@ -199,7 +203,7 @@ func (r *run) end() {
 
 // row takes one row in. Versions of one document share a bucket.
 func (r *run) row(key, value []byte) error {
-	if err := r.took(len(key) + len(value)); err != nil {
+	if err := r.took(rowCharge + len(key) + len(value)); err != nil {
 		return err
 	}
 	rest := key[groupBytes:]
@@ -519,7 +523,7 @@ func (r *run) walkAgain(p placement.PartitionID) error {
 		case live != n.docs:
 			r.fault(p, k.collection, "", "a scan finds %d documents, gets find %d", live, n.docs)
 		}
-		if err := r.took(int(min(n.bytes, paceBytes))); err != nil {
+		if err := r.took(int(min(n.bytes, paceBytes))); err != nil { // it was read a moment ago
 			return err
 		}
 	}

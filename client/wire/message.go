@@ -371,7 +371,7 @@ type CheckRequest struct {
 	State   bool
 	From    uint32
 	To      uint32
-	RateKiB uint32 // what each replica may read a second; 0: the server's choice
+	RateKiB uint32 // what each replica may read a second, half a KiB counted for every row beside; 0: the server's choice
 }
 
 // CheckReply is what was found. The check is passed if every replica was

@@ -18,7 +18,8 @@ import (
 type Options struct {
 	// Groups to check. Nil: all, and that every partition has one owner.
 	Groups []uint32
-	// RateKiB is how much each replica may read a second. Too much is felt by
+	// RateKiB is how much each replica may read a second, half a KiB more counted
+	// for every row. Too much is felt by
 	// clients; too little keeps old tables on the nodes' disks for long. Zero:
 	// the servers' choice.
 	RateKiB uint32
@@ -318,7 +319,9 @@ func (g *Group) add(reply *client.CheckReply) {
 	}
 }
 
-// sizeOf is what the map gives a group, and about how many bytes it has.
+// sizeOf is what the map gives a group, and about how much there is to read.
+// The servers count half a KiB for every row beside its bytes, and a document is
+// a row and often a remembered answer.
 func sizeOf(s *client.ClusterStatus, group uint32) (partitions []uint32, bytes uint64) {
 	for p, g := range s.Topology.Owners {
 		if g == group {
@@ -328,7 +331,7 @@ func sizeOf(s *client.ClusterStatus, group uint32) (partitions []uint32, bytes u
 	for _, n := range s.Nodes {
 		for _, g := range n.Status.Groups {
 			if g.ID == group {
-				bytes = max(bytes, g.Bytes)
+				bytes = max(bytes, g.Bytes+g.Documents<<10)
 			}
 		}
 	}

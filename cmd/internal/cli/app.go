@@ -45,7 +45,8 @@ func Main(ctx context.Context, p Process) int {
 		err = fmt.Errorf("standard output: %w", bare(flushErr))
 	}
 	code := exitCode(err)
-	if err != nil && ctx.Err() != nil && code != exitUnknown && code != exitIncomplete && code != exitInterrupted {
+	saidNothing := code != exitInterrupted || err != nil && err.Error() == context.Canceled.Error()
+	if err != nil && ctx.Err() != nil && code != exitUnknown && code != exitIncomplete && saidNothing {
 		err, code = errInterrupted, exitInterrupted
 	}
 	if said := (*saidError)(nil); err != nil && !errors.As(err, &said) {

@@ -48,7 +48,7 @@ Examples:
   idb check -o json | jq '.groups[].findings'`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "group", Usage: "`GROUP,...`: only these, for example g1,g3", DefaultText: "all"},
-			&cli.StringFlag{Name: "rate", Usage: "`SIZE`: what each replica may read a second", DefaultText: "32MiB"},
+			&cli.StringFlag{Name: "rate", Usage: "`SIZE`: what each replica may read a second; a row counts for 512 bytes more", DefaultText: "32MiB"},
 			&cli.StringFlag{Name: "addr", Usage: "`HOST:PORT,...`: one or more nodes of the cluster (IDB_ADDR)", DefaultText: "127.0.0.1:7400"},
 			&cli.DurationFlag{Name: "timeout", Usage: "`DURATION`: for one comparison, besides reading (IDB_TIMEOUT)", DefaultText: checkPatience.String()},
 			outputFlag("table"),
