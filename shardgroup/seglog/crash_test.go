@@ -13,6 +13,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	files "github.com/impossibledb/idb/fsm/vfs"
 )
 
 // model is what one group should have: of every entry the generation that wrote
@@ -191,8 +193,27 @@ func TestCrash(t *testing.T) {
 		}
 		return got
 	}
+	// Not the helpers that end the test at once: this runs inside writes of the
+	// log that is tested, which would never come back.
+	begin := func(name string, fs vfs.FS, o Options) *Log {
+		o.Fatal = func(err error) { t.Errorf("%s: fatal: %v", name, err) }
+		l, err := Open(fs, "log", o)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return nil
+		}
+		return l
+	}
+	end := func(name string, l *Log) {
+		if err := l.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	same := func(name string, fs vfs.FS, want []model) {
-		l := open(t, fs, small)
+		l := begin(name, fs, small)
+		if l == nil {
+			return
+		}
 		for g := uint32(1); g <= groups; g++ {
 			m, err := seen(l, g)
 			if err == nil {
@@ -202,7 +223,7 @@ func TestCrash(t *testing.T) {
 				t.Errorf("%s: group %d is not as the recovery before has shown it: %v", name, g, err)
 			}
 		}
-		shut(t, l)
+		end(name, l)
 	}
 	look := func() {
 		mu.Lock()
@@ -217,16 +238,21 @@ func TestCrash(t *testing.T) {
 
 		// A second cut somewhere in the recovery from the first.
 		second := &nthCut{mem: clone, at: rng.IntN(14), rng: rand.New(rand.NewPCG(seed, uint64(n)))}
-		l := open(t, hooked(clone, second.hook), Options{MinSegment: small.MinSegment, MaxSegment: small.MaxSegment, Existing: true})
+		l := begin(name, hooked(clone, second.hook), Options{MinSegment: small.MinSegment, MaxSegment: small.MaxSegment, Existing: true})
+		if l == nil {
+			return
+		}
 		got := check(name, l, want)
 		if during := second.taken(); during != nil {
 			again.Add(1)
-			l := open(t, during, small)
-			check(name+", and in its recovery", l, want)
-			shut(t, l)
+			name := name + ", and in its recovery"
+			if l := begin(name, during, small); l != nil {
+				check(name, l, want)
+				end(name, l)
+			}
 		}
 		if t.Failed() {
-			shut(t, l)
+			end(name, l)
 			return
 		}
 		// Power fails again: at once, or after some more was written where the
@@ -244,7 +270,7 @@ func TestCrash(t *testing.T) {
 		}
 		after, _ := cut(clone, rng)
 		same(name+", and after its recovery", after, got)
-		shut(t, l)
+		end(name, l)
 		if rng.IntN(2) == 0 {
 			same(name+", closed and opened", clone, got)
 		}
@@ -353,6 +379,64 @@ func TestCrashFirst(t *testing.T) {
 	}
 	if _, err := Open(vfs.NewMem(), "log", Options{Existing: true}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("an empty directory where a log was: %v", err)
+	}
+}
+
+// TestCrashInRecovery cuts the power at each operation of a recovery that has
+// the most to do: a torn segment and a prepared one behind the end of the log,
+// and an old one that is not needed.
+func TestCrashInRecovery(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	mem := vfs.NewCrashableMem()
+	l := open(t, mem, small)
+	put(t, l, 1, 1, 1, 3*block) // the first segment has no room for it
+	put(t, l, 1, 2, 1, 5*block) // nor the second for this
+	l.mu.Lock()
+	for l.ready == nil {
+		l.changed.Wait()
+	}
+	l.mu.Unlock()
+	m := imageOf(t, mem)
+	shut(t, l)
+	all := m.batches(t)
+	tail := all[len(all)-1]
+	m = m.with(tail.file, func(b []byte) []byte { clear(b[tail.at+block:][:block]); return b })
+	if len(m) < 3 || m[segmentName(4)] == nil || tail.file != segmentName(3) {
+		t.Fatalf("the log is not as it should be: %d files, %+v", len(m), tail)
+	}
+	for at := 1; ; at++ {
+		done := false
+		for range 20 {
+			fs := m.fs(t)
+			// What the image holds is on disk.
+			for name := range m {
+				f, err := fs.OpenReadWrite("log/"+name, files.Unspecified)
+				if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(files.SyncDir(fs, "log"), files.SyncDir(fs, "/")); err != nil {
+				t.Fatal(err)
+			}
+			c := &nthCut{mem: fs, at: at, rng: rand.New(rand.NewPCG(r.Uint64(), 1))}
+			l := open(t, hooked(fs, c.hook), small)
+			has(t, l, 1, 1, 1, 3*block)
+			clone := c.taken()
+			shut(t, l)
+			if done = clone == nil; done {
+				break
+			}
+			l = open(t, clone, small)
+			has(t, l, 1, 1, 1, 3*block)
+			put(t, l, 1, 2, 1, 10)
+			shut(t, l)
+		}
+		if done {
+			if at < 10 {
+				t.Errorf("a recovery has only %d operations", at-1)
+			}
+			break
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -256,7 +257,7 @@ func TestSegmentsComeAround(t *testing.T) {
 			}
 			// Freeing is not waited for by appends; here it is.
 			l.mu.Lock()
-			for l.cleanDue || l.cleaning || len(l.released) > keepFree {
+			for l.err == nil && (l.cleanDue || l.cleaning || len(l.released) > keepFree) {
 				l.changed.Wait()
 			}
 			l.mu.Unlock()
@@ -396,4 +397,73 @@ func TestAbandon(t *testing.T) {
 	if s.count != before {
 		t.Errorf("%d syncs after the log was abandoned", s.count-before)
 	}
+}
+
+// readGate stops the first read after it was armed.
+type readGate struct {
+	armed       atomic.Bool
+	began, open chan struct{}
+}
+
+func (g *readGate) MaybeError(op errorfs.Op) error {
+	if op.Kind == errorfs.OpFileReadAt && g.armed.CompareAndSwap(true, false) {
+		close(g.began)
+		<-g.open
+	}
+	return nil
+}
+
+func (*readGate) String() string { return "read" }
+
+// An entry that is replaced while it is carried forward stays replaced.
+func TestCarryMeetsCut(t *testing.T) {
+	mem := vfs.NewMem()
+	g := &readGate{began: make(chan struct{}), open: make(chan struct{})}
+	l := open(t, errorfs.Wrap(mem, g), small)
+	put(t, l, 9, 1, 3, 700)
+	g.armed.Store(true)
+	carrying := func() bool {
+		select {
+		case <-g.began:
+			return true
+		default:
+			return false
+		}
+	}
+	next := uint64(1)
+	for ; !carrying(); next++ { // nothing else reads
+		put(t, l, 1, next, 1, 3000)
+		if err := l.CutFront(1, next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.CutBack(9, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(9, 2, payloads{[]byte("new")}); err != nil {
+		t.Fatal(err)
+	}
+	close(g.open)
+	l.mu.Lock()
+	for (l.cleanDue || l.cleaning) && l.err == nil {
+		l.changed.Wait()
+	}
+	if l.stats.CarriedBytes == 0 {
+		t.Error("nothing was carried forward")
+	}
+	l.mu.Unlock()
+	for range 2 {
+		if b, err := l.Read(9, 2); err != nil || string(b) != "new" {
+			t.Errorf("entry 2 is %.20q (%v)", b, err)
+		}
+		if _, err := l.Read(9, 3); !errors.Is(err, ErrNotFound) {
+			t.Errorf("entry 3, which was cut off: %v", err)
+		}
+		if first, last := l.Bounds(9); first != 1 || last != 2 {
+			t.Errorf("the group has %d to %d", first, last)
+		}
+		shut(t, l)
+		l = open(t, mem, small)
+	}
+	shut(t, l)
 }
