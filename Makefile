@@ -53,7 +53,7 @@ rules: ## state machines and leaders stepped over plain logs: RULES seeded runs 
 
 .PHONY: sim
 sim: ## SEEDS random disasters in virtual time, from FIRST on, and all scenarios; SEED=n: that one
-	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST))
+	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 GOGC=400 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST))
 
 .PHONY: soak
 soak: ## mixed load and random kills for SOAKTIME, judged by checkers

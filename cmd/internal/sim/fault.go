@@ -299,8 +299,10 @@ func resolved(e *Event, who []*Node) string {
 // String is the event as ParseEvent reads it.
 func (e Event) String() string { return fmt.Sprintf("%-7s %s", short(e.At), e.text()) }
 
+// short is a time in seconds, exactly.
 func short(d time.Duration) string {
-	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s"
+	s := fmt.Sprintf("%d.%09d", d/time.Second, d%time.Second)
+	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".") + "s"
 }
 
 func (e Event) text() string {
