@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -157,5 +158,57 @@ func TestAnswersAreCopies(t *testing.T) {
 		if _, err := r.Flush(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestEffectAndIndexAreOne looks at the rows themselves beside a writer. An
+// effect and the applied index that says it was made lie in one storage batch:
+// whatever state of the engine a flush or a snapshot catches, no document is
+// newer than the clock beside the applied index. (A crash between two batches
+// would leave an effect that the log makes again.)
+func TestEffectAndIndexAreOne(t *testing.T) {
+	r := newReplica(t, nil)
+	r.mustApply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}}))
+	doc := mvcc.AppendDocument(nil, testGroup, 1, 1, "a")
+	var stop atomic.Bool
+	var bg sync.WaitGroup
+	looks := 0
+	look := func() error {
+		rd, err := r.engine.NewReader(testGroup, false)
+		if err != nil {
+			return err
+		}
+		var at meta
+		b, found, err := rd.Get(mvcc.MetaKey(testGroup))
+		if err == nil && found {
+			err = at.decode(b)
+		}
+		if err != nil {
+			return errors.Join(err, rd.Close())
+		}
+		row, found, err := rd.Newest(doc)
+		if err == nil && found && row.Updated > at.clock {
+			err = fmt.Errorf("a version written at %d lies beside applied index %d, whose clock is at %d: two batches", row.Updated, at.applied, at.clock)
+		}
+		return errors.Join(err, rd.Close())
+	}
+	bg.Go(func() {
+		for !stop.Load() {
+			if err := look(); err != nil {
+				t.Error(err)
+				return
+			}
+			looks++
+		}
+	})
+	for n := uint64(2); n < 20_000 && !t.Failed(); n++ {
+		r.mustApply(mustEntry(t, n, Command{Time: hlc.Timestamp(n), Write: &Write{Partition: 1, Epoch: 1, Collection: 1, Item: wire.WriteItem{
+			Op: wire.OpPut, ID: "a", RequestID: request(n, n), Body: body(t, `{}`),
+		}}}))
+	}
+	stop.Store(true)
+	bg.Wait()
+	if looks < 100 && !t.Failed() {
+		t.Errorf("only %d looks beside 20,000 entries", looks)
 	}
 }

@@ -184,6 +184,32 @@ func TestScanPages(t *testing.T) {
 	if err != nil || len(docs) < 20 || len(docs) > 26 || len(page.Cursor) == 0 {
 		t.Errorf("%d documents in 50 kB, %v", len(docs), err)
 	}
+	// From cursor to cursor, whatever ended a page: every document once.
+	for _, req := range []wire.ScanRequest{{Limit: 7}, {MaxBytes: 20_000}, {Limit: 1, Reverse: true, Prefix: "d29"}} {
+		var want, got []string
+		for _, id := range ids {
+			if strings.HasPrefix(id, req.Prefix) {
+				want = append(want, id)
+			}
+		}
+		if req.Reverse {
+			slices.Reverse(want)
+		}
+		req.Collection = "docs"
+		for more := true; more; more = len(req.Cursor) > 0 {
+			docs, page, err := c.scan("n1", &req)
+			if err != nil || len(got) > len(want) {
+				t.Fatalf("after %d documents: %v", len(got), err)
+			}
+			for i := range docs {
+				got = append(got, docs[i].ID)
+			}
+			req.Cursor = page.Cursor
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("limit %d, %d bytes, reverse %v: cursors led past %d documents of %d", req.Limit, req.MaxBytes, req.Reverse, len(got), len(want))
+		}
+	}
 	// A client that does not take its pages stops the scan.
 	fail := fmt.Errorf("gone")
 	if _, e := c.nodes["n1"].router.scan(t.Context(), &wire.ScanRequest{Collection: "docs"}, func(wire.Message) error { return fail }); e == nil {

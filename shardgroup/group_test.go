@@ -2,9 +2,12 @@ package shardgroup
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
@@ -180,4 +183,66 @@ func TestForgetting(t *testing.T) {
 		<-time.After(300 * time.Millisecond) // a bound: several sweeps long
 		return same && l.raft.LastIndex() == now
 	})
+}
+
+// A new leader holds what its predecessor acknowledged, and does not know yet
+// that it is committed: its machine lacks it. Until an entry of its own term is
+// applied it answers nothing.
+func TestNewLeaderKnowsWhatItInherited(t *testing.T) {
+	// A look at the disk's free space would let entries in again.
+	c := seeded(t, 3, 1, func(_ placement.NodeID, cfg *Config) { cfg.SpaceInterval = time.Hour })
+	for round := 1; ; round++ {
+		l := c.leadBy(1, "n1")
+		key := fmt.Sprintf("d%d", round)
+		if r, err := l.Propose(ctxFor(t, 5*time.Second), write(wire.OpPut, key, raw(t, map[string]any{"v": 1}))); err != nil || r.Wire.Error != nil {
+			t.Fatal(err, r.Wire.Error)
+		}
+		// The old leader is gone before it can say what is committed, and the
+		// others take no entries: whoever is elected cannot commit its first.
+		c.isolate("n1", true)
+		held := errors.New("held back by the test")
+		var next *Group
+		for _, id := range []placement.NodeID{"n2", "n3"} {
+			c.group(id, 1).trans.RefuseEntries(held)
+		}
+		c.wait("another node to be elected", func() bool {
+			for _, id := range []placement.NodeID{"n2", "n3"} {
+				g := c.group(id, 1)
+				g.mu.Lock()
+				leads := g.leadsNow && g.raft.State() == raft.Leader
+				g.mu.Unlock()
+				if leads {
+					next = g
+				}
+			}
+			return next != nil
+		})
+		_, missing := read(t, next.Machine(), key, fsm.At{})
+		err := next.ReadIndex(ctxFor(t, 500*time.Millisecond))
+		if err == nil {
+			if _, lost := read(t, next.Machine(), key, fsm.At{}); lost != nil {
+				t.Fatalf("stale read: %s was acknowledged, the new leader confirms a read and has: %v", key, lost)
+			}
+		}
+		for _, id := range []placement.NodeID{"n2", "n3"} {
+			c.group(id, 1).trans.RefuseEntries(nil)
+		}
+		c.isolate("n1", false)
+		if missing != nil { // the schedule that matters
+			if err == nil {
+				t.Fatal("a new leader confirmed a read before it had committed anything")
+			}
+			l := c.leader(1)
+			if err := l.ReadIndex(ctxFor(t, 5*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := read(t, l.Machine(), key, fsm.At{}); err != nil {
+				t.Fatalf("%s was acknowledged, and now: %v", key, err)
+			}
+			return
+		}
+		if round == 20 {
+			t.Fatal("new leaders always knew already: the test does not test")
+		}
+	}
 }
