@@ -173,8 +173,15 @@ func (s *shardRun) move(n *Node) {
 }
 
 func (s *shardRun) elect() {
-	if s.Once(3) {
-		s.g.Elect(s.g.any(), 2+s.IntN(len(s.g.nodes)))
+	if !s.Once(3) {
+		return
+	}
+	s.g.Elect(s.g.any(), 2+s.IntN(len(s.g.nodes)))
+	// Leaders that have not noticed are whom to ask.
+	for _, n := range s.g.nodes {
+		if s.leaders[n].memory.Term() != 0 && s.Once(2) {
+			s.readsAt(n)
+		}
 	}
 }
 
@@ -495,15 +502,21 @@ func codeOf(err error) wire.Code {
 }
 
 // clientReadsAt reads everything at one time, as ReadAt promises it.
-func (s *shardRun) clientReadsAt() {
-	n := s.towards()
+func (s *shardRun) clientReadsAt() { s.readsAt(s.towards()) }
+
+func (s *shardRun) readsAt(n *Node) {
 	l := s.leaders[n]
 	if !n.up || l.memory.Term() == 0 {
 		return
 	}
 	at := s.machine(n).Clock()
-	if s.Once(2) {
+	switch s.IntN(6) {
+	case 0, 1:
 		at = l.clock.Now()
+	case 2: // the time of another group's leader, which is ahead or behind
+		at = s.leaders[s.g.any()].clock.Now()
+	case 3: // some time ago
+		at = at.Add(-time.Duration(s.IntN(12)) * time.Millisecond)
 	}
 	if at == 0 {
 		return
