@@ -51,6 +51,10 @@ check: ## gofmt, vet, staticcheck, known vulnerabilities
 rules: ## state machines and leaders stepped over plain logs: RULES seeded runs of each ring
 	$(GO) test ./cmd/internal/rules -count 1 -v -rules.seeds $(RULES)
 
+.PHONY: mutants
+mutants: ## break the product in every way of fsm/mutant; the tests have to notice (MUTANTS=name,name: those)
+	$(GO) run ./cmd/internal/mutants $(if $(MUTANTS),-only $(MUTANTS))
+
 .PHONY: sim
 sim: ## SEEDS random disasters in virtual time, from FIRST on, and all scenarios; SEED=n: that one
 	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 GOGC=400 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST))

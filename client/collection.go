@@ -7,6 +7,7 @@ import (
 
 	"github.com/impossibledb/idb/client/route"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 )
 
 // Collection is a handle of a collection. Documents go in as structs, maps, Raw
@@ -193,6 +194,9 @@ func (x *write) Place(v *route.View) (uint32, bool) {
 
 func (x *write) Append(dst []byte, epoch uint64, direct bool) []byte {
 	x.req.Epoch, x.req.Direct = epoch, direct
+	if mutant.On(mutant.RetryUnderNewID) {
+		_, _ = rand.Read(x.items[0].RequestID.Random[:]) // never fails
+	}
 	return x.req.AppendTo(dst)
 }
 

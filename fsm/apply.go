@@ -8,6 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -116,7 +117,7 @@ func (m *Machine) newApplier(entries []Entry) *applier {
 func (a *applier) run(entries []Entry, results [][]Result) error {
 	for i := range entries {
 		e := &entries[i]
-		if e.Index <= a.meta.applied {
+		if e.Index <= a.meta.applied && !mutant.On(mutant.AppliedAgain) {
 			continue
 		}
 		if len(e.Data) == 0 {
@@ -272,6 +273,9 @@ func (a *applier) drop(d *Drop) error {
 	}
 	for _, p := range v.partitions {
 		start, end := mvcc.CollectionSpan(a.m.group, p, d.Collection)
+		if mutant.On(mutant.DropLeavesRows) {
+			end = start
+		}
 		if err := a.deleteRange(start, end); err != nil {
 			return err
 		}
@@ -287,7 +291,7 @@ func (a *applier) drop(d *Drop) error {
 // does not remember (it was restarted, or got a snapshot) will see the next.
 func (a *applier) compare(d *Digest) error {
 	mine, found := a.m.digests.get(d.At)
-	if found && mine != d.Value {
+	if found && mine != d.Value && !mutant.On(mutant.ApplyRandom) {
 		return fmt.Errorf("%w: at entry %d its digest is %016x, the leader's %016x", ErrDiverged, d.At, mine, d.Value)
 	}
 	return nil
@@ -355,6 +359,13 @@ func (a *applier) commit() error {
 		if err != nil {
 			return err
 		}
+	}
+	if mutant.On(mutant.AppliedApart) {
+		if err := errors.Join(b.Commit(false), b.Close()); err != nil {
+			return err
+		}
+		a.batch = a.m.engine.NewBatch(0)
+		b = a.batch
 	}
 	if err := b.Set(mvcc.MetaKey(a.m.group), a.meta.append(a.row[:0])); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -25,6 +26,9 @@ func (a *applier) collect(c *Collect) error {
 			continue
 		}
 		horizon := a.view.horizons[k.Collection]
+		if mutant.On(mutant.CollectAboveLine) {
+			horizon = hlc.Max
+		}
 		a.key2 = append(binary.BigEndian.AppendUint32(a.key2[:0], uint32(a.m.group)), rest...)
 		if _, gone := a.gone[string(a.key2)]; gone {
 			continue

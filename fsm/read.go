@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -38,7 +39,7 @@ func (m *Machine) readable(c placement.CollectionID) error {
 
 // retained refuses times of which some history may be gone.
 func (m *Machine) retained(c placement.CollectionID, at hlc.Timestamp) error {
-	if at != 0 && at < m.view.Load().horizons[c] {
+	if at != 0 && !mutant.On(mutant.HorizonUnread) && at < m.view.Load().horizons[c] {
 		return refuse(wire.CodeHistoryExpired, "that time is past the retention window")
 	}
 	return nil

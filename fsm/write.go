@@ -9,6 +9,7 @@ import (
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/update"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -69,7 +70,7 @@ func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err err
 		no(code, 0, detail)
 		return false, false, nil
 	}
-	if hlc.Timestamp(w.Item.RequestID.Time) < a.meta.requests {
+	if hlc.Timestamp(w.Item.RequestID.Time) < a.meta.requests && !mutant.On(mutant.ExpiredRuns) {
 		no(wire.CodeOutcomeExpired, 0, "the request ID is older than what is remembered")
 		return false, false, nil
 	}
@@ -119,7 +120,7 @@ func requestKeyOf(w *Write) (k requestKey) {
 
 // known answers a retry with the first attempt's answer.
 func (a *applier) known(w *Write, r *Result) (bool, error) {
-	if a.m.requests.unseen(&w.Item.RequestID) {
+	if a.m.requests.unseen(&w.Item.RequestID) || mutant.On(mutant.RetryRuns) {
 		return false, nil
 	}
 	answer, found := a.requests[requestKeyOf(w)]
@@ -163,6 +164,9 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 	}
 	limit = min(limit, wire.MaxDocumentBytes)
 	next := mvcc.Row{Version: current.Version + 1, Deleted: item.Op == wire.OpDelete}
+	if mutant.On(mutant.ApplyReadsClock) {
+		c.Time = hlc.FromMillis(mutant.Millis())
+	}
 	ts := max(c.Time, a.meta.clock+1)
 	switch item.Op {
 	case wire.OpPut, wire.OpInsert:
@@ -193,6 +197,9 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		return nil, err
 	}
 	next.Created, next.Updated = ts, ts
+	if mutant.On(mutant.ApplyRandom) && mutant.Once(8) {
+		next.Created--
+	}
 	if live {
 		next.Created = current.Created
 	}
@@ -203,7 +210,7 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		a.ripe[k] = ts // the first superseded version
 	}
 	n.rows++
-	if live {
+	if live && !(next.Deleted && mutant.On(mutant.DeleteCounted)) {
 		n.docs--
 		n.bytes -= uint64(len(item.ID) + size)
 	}
@@ -263,7 +270,7 @@ func conditions(w *wire.WriteItem, live bool, version uint64) *refusal {
 	switch {
 	case w.Op == wire.OpInsert || w.Cond&wire.CondAbsent != 0:
 		return &refusal{code: wire.CodeAlreadyExists, version: version}
-	case w.IfVersion != 0 && w.IfVersion != version:
+	case w.IfVersion != 0 && w.IfVersion != version && !mutant.On(mutant.VersionUnchecked):
 		return &refusal{code: wire.CodeVersionConflict, version: version}
 	}
 	return nil

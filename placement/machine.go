@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 )
 
 // Machine is the replicated state of the placement group. Apply and Restore
@@ -185,6 +186,9 @@ func (s *State) createCollection(c *CreateCollection) *Result {
 		if have.Name != c.Name {
 			continue
 		}
+		if have.Dropping() && mutant.On(mutant.NameReused) {
+			continue
+		}
 		if have.Dropping() {
 			r := refuse(wire.CodeUnavailable, "collection %s is being dropped and cannot be created again until every shard group has confirmed (retry)", c.Name)
 			r.Collection = have.Info()
@@ -210,6 +214,9 @@ func (s *State) createCollection(c *CreateCollection) *Result {
 		return refuse(wire.CodeBadCollection, "the cluster has %d collections, which is the limit (drop one first)", len(s.Collections))
 	}
 	s.NextCollection++
+	if mutant.On(mutant.CollectionIDAgain) {
+		s.NextCollection = CollectionID(len(s.Collections) + 1)
+	}
 	created := Collection{ID: s.NextCollection, Name: c.Name, Options: c.Options, CreatedAt: c.Time}
 	s.Collections = append(slices.Clone(s.Collections), created)
 	s.Catalog++

@@ -9,6 +9,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -206,6 +207,9 @@ func (s *scanning) run(ctx context.Context, send Send) (*wire.ScanPage, *wire.Er
 		}
 		if ended || full {
 			if !ended {
+				if mutant.On(mutant.CursorSkips) {
+					last.after = next.head().ID
+				}
 				page.Cursor = last.encode()
 			}
 			page.Cost = wire.Cost{
@@ -278,6 +282,9 @@ func (f *feed) fetch(ctx context.Context) {
 			Collection: f.s.coll.ID, Prefix: f.s.from.prefix, After: f.after, Reverse: f.s.from.reverse,
 			Limit: min(f.size, pageDocs), MaxBytes: min(f.s.r.opts.ScanChunk, max(minChunk, scanMemory/2/len(f.s.groups))), At: f.s.from.time, NoBody: f.s.req.NoBody,
 		},
+	}
+	if mutant.On(mutant.ScanTimesDiffer) {
+		req.spec.At = 0
 	}
 	f.size = pageDocs // whoever is asked twice is likely to be asked again
 	go func() { c <- f.s.fetch(ctx, &req) }()

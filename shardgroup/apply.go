@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/mutant"
 )
 
 // applier is raft's FSM over a group's machine. raft calls it from one
@@ -166,7 +167,11 @@ func (f *flushed) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return errors.New("shardgroup: sink is of another store")
 	}
-	on, err := f.g.machine.Flush()
+	flush := f.g.machine.Flush
+	if mutant.On(mutant.MarkerUnflushed) {
+		flush = func() (uint64, error) { return f.applied, nil }
+	}
+	on, err := flush()
 	if err != nil {
 		err = fmt.Errorf("shardgroup: flush the state of %s: %w", f.g.id, err)
 		f.g.host.fatal(err)

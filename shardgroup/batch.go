@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
@@ -211,6 +212,9 @@ func (b *batcher) run() {
 		if err != nil {
 			b.landed(bt, nil, &refusedError{err})
 			continue
+		}
+		if mutant.On(mutant.AckBeforeCommit) {
+			b.ackEarly(bt)
 		}
 		if !b.g.propose(data, bt.term, func(answer any, err error) { b.landed(bt, answer, err) }) {
 			b.landed(bt, nil, raft.ErrRaftShutdown)

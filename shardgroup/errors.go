@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -86,6 +87,8 @@ func (r *replica) proposalError(err error) error {
 		return nil
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress),
 		errors.Is(err, raft.ErrEnqueueTimeout):
+		return r.notLeader()
+	case mutant.On(mutant.RefusalForgotten):
 		return r.notLeader()
 	default:
 		return ErrOutcomeUnknown

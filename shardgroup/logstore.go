@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/seglog"
 )
@@ -231,6 +232,9 @@ func (s *logStore) hide(low, high uint64) (back uint64, err error) {
 		s.dropCacheLocked()
 		return low, nil
 	case low == s.first:
+		if mutant.On(mutant.LogCutTooFar) {
+			high = min(high+1<<10, s.last-1)
+		}
 		// Losing the deletion of a prefix in a crash only brings back entries
 		// that a snapshot covers: it is not waited for.
 		if err := s.log.CutFront(uint32(s.group), high); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
@@ -127,7 +128,7 @@ func (r *replica) queue(rd *round) {
 	voters, self := 0, false
 	var others []raft.Server
 	for _, s := range r.servers() {
-		if s.Suffrage != raft.Voter {
+		if s.Suffrage != raft.Voter && !mutant.On(mutant.LearnersConfirm) {
 			continue
 		}
 		voters++
@@ -138,7 +139,7 @@ func (r *replica) queue(rd *round) {
 		}
 	}
 	votes, verdict := leader.NewRound(voters, self)
-	if verdict == leader.Won {
+	if verdict == leader.Won || mutant.On(mutant.ReadUnconfirmed) {
 		if r.begin(rd) {
 			r.decide(rd, nil)
 		}
@@ -166,7 +167,7 @@ func (r *replica) ask(rd *round, voters []raft.Server) {
 // be sent to a voter. False: it is decided.
 func (r *replica) begin(rd *round) bool {
 	r.mu.Lock()
-	if r.next == rd {
+	if r.next == rd && !mutant.On(mutant.OldAnswersConfirm) {
 		r.next = nil // whoever comes now comes too late
 	}
 	deaf := r.deaf

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/shardgroup/seglog"
 	"github.com/impossibledb/idb/shardgroup/transport"
@@ -365,7 +366,7 @@ func (s *snapshotStore) finishPending() error {
 	s.mu.Lock()
 	pending := s.pending
 	s.mu.Unlock()
-	if pending == nil {
+	if pending == nil || mutant.On(mutant.InstallUnfinished) {
 		return nil
 	}
 	s.g.log.Info("completing an interrupted snapshot install", "index", pending.index)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 )
 
 // Exchange is one request: how it is put on the wire and what its answer
@@ -316,6 +317,9 @@ func (c *Cluster) failure(err error, t *try) *Failure {
 		if why := c.whyDown(); why != nil && (f.Refusal == nil && f.Err == nil || !c.reachable()) {
 			f.Err, f.Node = why, ""
 		}
+	}
+	if mutant.On(mutant.UnknownIsRefused) {
+		f.Unknown = false
 	}
 	if f.Unknown {
 		c.counts.unknown.Add(1)

@@ -20,6 +20,7 @@ const module = "github.com/impossibledb/idb"
 var floors = map[string]int{
 	"client":       0, // and client/doc, client/wire, client/route
 	"txn/hlc":      0,
+	"fsm/mutant":   0,
 	"fsm/vfs":      0,
 	"txn":          1,
 	"placement":    1,

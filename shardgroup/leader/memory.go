@@ -1,6 +1,9 @@
 package leader
 
-import "github.com/impossibledb/idb/txn/hlc"
+import (
+	"github.com/impossibledb/idb/fsm/mutant"
+	"github.com/impossibledb/idb/txn/hlc"
+)
 
 // Memory is what a leader knows that is not in the machine. It is lost with
 // the process, and a later leader must do without it: what matters of it is
@@ -21,6 +24,9 @@ type Memory struct {
 // and whatever they promised at or below its ceiling.
 func (m *Memory) Open(term uint64, clock, ceiling hlc.Timestamp) {
 	m.term, m.doubt = term, false
+	if mutant.On(mutant.PromiseForgotten) {
+		ceiling = 0
+	}
 	m.floor = max(m.floor, clock, ceiling)
 }
 
@@ -53,7 +59,7 @@ func (m *Memory) Land() { m.done++ }
 // applied, or is void.)
 func (m *Memory) Lose(term uint64) {
 	m.done++
-	m.doubt = m.doubt || term == m.term
+	m.doubt = m.doubt || term == m.term && !mutant.On(mutant.PromiseBesideLost)
 }
 
 // Promise sees to it that nothing is assigned at or below ts from now on. The
@@ -64,9 +70,11 @@ func (m *Memory) Promise(ts hlc.Timestamp) (upto uint64, ok bool) {
 	if m.term == 0 || m.doubt {
 		return 0, false
 	}
-	m.floor = max(m.floor, ts)
+	if !mutant.On(mutant.PromiseUnkept) {
+		m.floor = max(m.floor, ts)
+	}
 	return m.sent, true
 }
 
 // Landed says whether the first n batches have landed, or were lost.
-func (m *Memory) Landed(n uint64) bool { return n <= m.done }
+func (m *Memory) Landed(n uint64) bool { return n <= m.done || mutant.On(mutant.PromiseTooEarly) }

@@ -3,6 +3,8 @@ package leader
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/impossibledb/idb/fsm/mutant"
 )
 
 // Stamp is what goes with an entry into the log: the term that the proposer
@@ -17,5 +19,5 @@ func Void(stamp []byte, term uint64) (bool, error) {
 	if len(stamp) != 8 {
 		return false, fmt.Errorf("its stamp has %d bytes instead of 8 (damaged, or written by another version)", len(stamp))
 	}
-	return binary.BigEndian.Uint64(stamp) != term, nil
+	return binary.BigEndian.Uint64(stamp) != term && !mutant.On(mutant.VoidApplied), nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 )
 
@@ -72,6 +73,10 @@ type RaftTransport struct {
 	// refuse, if set, is why entries are not taken at the moment.
 	refuse atomic.Pointer[error]
 	full   atomic.Bool // this node's disk is nearly full
+
+	// fast handles heartbeats beside the main loop. Never set: see above, and
+	// mutant.HeartbeatFastPath, which does it.
+	fast atomic.Pointer[func(raft.RPC)]
 
 	mu       sync.Mutex
 	streams  map[streamKey]*stream      // guarded by mu; snapshots being received
@@ -205,7 +210,11 @@ func (t *RaftTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []b
 func (t *RaftTransport) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
 
 // SetHeartbeatHandler does nothing; see the type's comment.
-func (t *RaftTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+func (t *RaftTransport) SetHeartbeatHandler(fast func(raft.RPC)) {
+	if mutant.On(mutant.HeartbeatFastPath) {
+		t.fast.Store(&fast)
+	}
+}
 
 // AppendEntriesPipeline is not supported; see the type's comment.
 func (t *RaftTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
@@ -418,6 +427,12 @@ func granted(term uint64, yes bool) answer {
 func (t *RaftTransport) toRaft(ctx context.Context, rpc raft.RPC) (any, error) {
 	ch := make(chan raft.RPCResponse, 1)
 	rpc.RespChan = ch
+	if fast := t.fast.Load(); fast != nil {
+		if q, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && q.PrevLogEntry == 0 && q.PrevLogTerm == 0 && len(q.Entries) == 0 && q.LeaderCommitIndex == 0 {
+			(*fast)(rpc)
+			return (<-ch).Response, nil
+		}
+	}
 	select {
 	case t.rpc <- rpc:
 	case <-t.down:

@@ -1,0 +1,88 @@
+package main
+
+import "github.com/impossibledb/idb/fsm/mutant"
+
+// row says who catches a mutant, and how soon.
+type row struct {
+	mutant mutant.Name
+	what   string // the mistake, for people
+	by     catcher
+	// says is what the catcher prints, as a regular expression: a failure for
+	// another reason catches nothing.
+	says string
+	// within is the budget: seeds of a ring that counts them, else repetitions.
+	within int
+}
+
+// catcher is a test of the product, and how it is run.
+type catcher struct {
+	ring    string // rules, unit, crash, cluster, simulator, processes
+	pkg     string // folder
+	run     string // -run
+	seeds   string // the flag that takes the number of seeds; empty: the test is repeated
+	args    []string
+	seconds int // for one run, without a mutant
+}
+
+// The catchers.
+var (
+	ruleShard     = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestShard$", seeds: "-rules.seeds", seconds: 60}
+	rulePlacement = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestPlacement$", seeds: "-rules.seeds", seconds: 60}
+
+	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
+	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
+	installCrash = catcher{ring: "crash", pkg: "shardgroup", run: "^TestSnapshotInstallCrash$", seconds: 60}
+	oldAnswers   = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestReadIgnoresOldAnswers$", seconds: 30}
+	learners     = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestReadIgnoresLearners$", seconds: 30}
+	heartbeat    = catcher{ring: "cluster", pkg: "shardgroup/transport", run: "^TestHeartbeatCannotDiverge$", seconds: 60}
+	scanPages    = catcher{ring: "unit", pkg: "router", run: "^TestScanPages$", seconds: 30}
+	scanSnapshot = catcher{ring: "unit", pkg: "router", run: "^TestScanSnapshot$", seconds: 30}
+	clientFaults = catcher{ring: "unit", pkg: "client", run: "^TestExactlyOnce$", seconds: 60}
+	simulator    = catcher{ring: "simulator", pkg: "cmd/internal/sim", run: "^TestSeeds$", seeds: "-seeds", seconds: 60}
+	inherited    = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestNewLeaderKnowsWhatItInherited$", seconds: 30}
+	deposed      = catcher{ring: "processes", pkg: "cmd/internal/chaos", run: "^TestDeposedLeader$", seconds: 60}
+	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
+)
+
+// table is the proof. A row is one mistake; a mistake without a row fails.
+var table = []row{
+	{mutant.RetryUnderNewID, "a client sends a write again under another request ID", clientFaults, `acknowledged and found done are`, 3},
+	{mutant.UnknownIsRefused, "a client reports an unknown outcome as not done", clientFaults, `said not to be done, but it was`, 3},
+	{mutant.RefusalForgotten, "a node answers not done to what it may have done", outcomes, `it may have been done`, 3},
+	{mutant.CursorSkips, "a cursor is one document too far", scanPages, `cursors led past`, 3},
+	{mutant.ScanTimesDiffer, "a scan reads each group at a time of its own", scanSnapshot, `in a scan that began before`, 3},
+
+	{mutant.PromiseForgotten, "a new leader does not look at the ceiling", ruleShard, `broken promise`, 5000},
+	{mutant.PromiseUnkept, "a leader assigns timestamps below its promise", ruleShard, `broken promise`, 5000},
+	{mutant.PromiseTooEarly, "a promise does not wait for what is below it", ruleShard, `broken promise`, 5000},
+	{mutant.PromiseBesideLost, "a leader promises although an entry was lost", ruleShard, `broken promise`, 10000},
+	{mutant.VoidApplied, "an entry of another term is applied", ruleShard, `void: proposed in another term`, 5000},
+
+	{mutant.AppliedAgain, "entries below the applied index run again", ruleShard, `ran again`, 1000},
+	{mutant.ApplyReadsClock, "Apply takes the time from this node", ruleShard, `the model says`, 1000},
+	{mutant.ApplyRandom, "Apply is random and digests are not compared", ruleShard, `the model says|different rows`, 1000},
+	{mutant.RetryRuns, "a request ID that was seen runs again", ruleShard, `\(again\)|took effect`, 1000},
+	{mutant.RequestsLost, "a snapshot comes without the request IDs", ruleShard, `different rows|the model says|answers are stored`, 5000},
+	{mutant.ExpiredRuns, "a request ID below the horizon runs", ruleShard, `the model says refused with code 601`, 5000},
+	{mutant.VersionUnchecked, "the condition on the version is ignored", ruleShard, `the model says refused with code 300`, 1000},
+	{mutant.EpochUnchecked, "a partition that is not owned is written", ruleShard, `the model says refused with code 501`, 1000},
+	{mutant.DeleteCounted, "a deleted document still counts", ruleShard, `counts \d+ documents`, 1000},
+	{mutant.CollectAboveLine, "garbage collection does not look at the horizon", ruleShard, `lost:|stored is|broken promise|the model`, 5000},
+	{mutant.HorizonUnread, "history below the horizon is answered as it is", ruleShard, `broken promise`, 5000},
+	{mutant.DropLeavesRows, "a dropped collection's documents stay", ruleShard, `stored`, 1000},
+	{mutant.NameReused, "a name is free before its drop is done", rulePlacement, `the model says`, 1000},
+	{mutant.CollectionIDAgain, "the ID of a dropped collection is given again", rulePlacement, `the model says`, 1000},
+
+	{mutant.AppliedApart, "the applied index is committed after the effect", oneBatch, `two batches`, 3},
+	{mutant.MarkerUnflushed, "a snapshot's marker is written without a flush", hostCrash, `crash \d+: .*below its snapshot`, 3},
+	{mutant.LogCutTooFar, "the log is cut above what is on disk of the state", hostCrash, `crash \d+: .*entries are missing`, 3},
+	{mutant.LogUnsynced, "the log is not synced", hostCrash, `the disk lost or changed what was synced|increments were acknowledged`, 3},
+	{mutant.InstallUnfinished, "an interrupted install is forgotten", installCrash, `the recorded install was not completed`, 3},
+	{mutant.HeartbeatFastPath, "heartbeats overtake the main loop", heartbeat, `different entries at the same index`, 3},
+
+	{mutant.AckBeforeCommit, "a write is answered when it is proposed", simulator, `lost write`, 5},
+	{mutant.NoBarrier, "a new leader serves before it has applied what it inherited", inherited, `stale read`, 10},
+	{mutant.ReadUnconfirmed, "a read asks nobody whether this node still leads", deposed, `stale`, 3},
+	{mutant.LearnersConfirm, "members without a vote confirm reads", learners, `confirmed a read with learners`, 3},
+	{mutant.OldAnswersConfirm, "a read joins a round that began before it", oldAnswers, `confirmed a read`, 3},
+}

@@ -1,0 +1,95 @@
+// Package mutant breaks the product on purpose.
+//
+// A test suite is worth what it catches. Each Name is one mistake that
+// somebody could make, as a line in the product's own code:
+//
+//	if mutant.On(mutant.VersionUnchecked) { ... }
+//
+// Without the build tag mutants, On is the constant false and the line is
+// compiled away. With it, the variable IDB_TEST_MUTANT names the one mistake
+// that this process makes:
+//
+//	go build -tags mutants -o bin/idb-mutants ./cmd/idb
+//	IDB_TEST_MUTANT=read-unconfirmed bin/idb-mutants dev
+//
+// cmd/internal/mutants has the table of what catches which, and `make mutants`
+// proves it. A new mistake is a Name here, a line at its place and a row there.
+package mutant
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Name is one mistake.
+type Name string
+
+// What clients do.
+const (
+	RetryUnderNewID  Name = "retry-under-new-id"  // a write is sent again under another request ID
+	UnknownIsRefused Name = "unknown-is-refused"  // an unknown outcome is reported as "not done"
+	CursorSkips      Name = "cursor-skips"        // a page's cursor is one document too far
+	ScanTimesDiffer  Name = "scan-times-differ"   // a scan reads each group at a time of its own
+	RefusalForgotten Name = "refusal-not-decided" // a node answers "not done" to what it may have done
+)
+
+// What leaders do.
+const (
+	AckBeforeCommit   Name = "ack-before-commit"   // a write is answered when it is proposed
+	NoBarrier         Name = "no-barrier"          // a new leader serves before it has applied what it inherited
+	ReadUnconfirmed   Name = "read-unconfirmed"    // a read asks nobody whether this node still leads
+	LearnersConfirm   Name = "learners-confirm"    // members without a vote count as voters of a read
+	OldAnswersConfirm Name = "old-answers-confirm" // a read joins a round that began before it
+	PromiseForgotten  Name = "promise-forgotten"   // a new leader does not look at the ceiling
+	PromiseUnkept     Name = "promise-unkept"      // a leader assigns timestamps below what it has promised
+	PromiseTooEarly   Name = "promise-too-early"   // a promise does not wait for what was assigned below it
+	PromiseBesideLost Name = "promise-beside-lost" // a leader promises although an entry was lost
+	VoidApplied       Name = "void-applied"        // an entry of another term is applied
+)
+
+// What a node does with its disk and its peers.
+const (
+	LogUnsynced       Name = "log-unsynced"       // the log is not synced
+	LogCutTooFar      Name = "log-cut-too-far"    // the log is cut above what is on disk of the state
+	MarkerUnflushed   Name = "marker-unflushed"   // a snapshot's marker is written without a flush
+	InstallUnfinished Name = "install-unfinished" // an install that a crash interrupted is forgotten
+	HeartbeatFastPath Name = "heartbeat-fast"     // heartbeats overtake the main loop, as the library has it
+)
+
+// What the machines do.
+const (
+	AppliedApart      Name = "applied-apart"       // the applied index is committed after the effect
+	AppliedAgain      Name = "applied-again"       // entries below the applied index are run again
+	ApplyReadsClock   Name = "apply-reads-clock"   // Apply takes the time from this node
+	ApplyRandom       Name = "apply-random"        // Apply is not deterministic, and digests are not compared
+	RetryRuns         Name = "retry-runs"          // a request ID that was seen is run again
+	RequestsLost      Name = "requests-lost"       // a snapshot comes without the request IDs
+	ExpiredRuns       Name = "expired-runs"        // a request ID below the horizon is run
+	VersionUnchecked  Name = "version-unchecked"   // a write's condition on the version is ignored
+	EpochUnchecked    Name = "epoch-unchecked"     // a partition that is not owned is written
+	DeleteCounted     Name = "delete-counted"      // a deleted document still counts
+	CollectAboveLine  Name = "collect-above-line"  // garbage collection does not look at the horizon
+	HorizonUnread     Name = "horizon-unread"      // history below the horizon is answered as it is
+	DropLeavesRows    Name = "drop-leaves-rows"    // a dropped collection's documents stay on disk
+	NameReused        Name = "name-reused"         // a name is free before the drop is done everywhere
+	CollectionIDAgain Name = "collection-id-again" // the ID of a dropped collection is given again
+)
+
+// Names are all of them.
+func Names() []Name {
+	return []Name{
+		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten,
+		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
+		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied,
+		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
+		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, ExpiredRuns,
+		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
+		NameReused, CollectionIDAgain,
+	}
+}
+
+// Millis is the wall clock, for mistakes in packages that must not know it.
+func Millis() int64 { return time.Now().UnixMilli() }
+
+// Once is true one time in n, by chance.
+func Once(n int) bool { return rand.IntN(n) == 0 }
