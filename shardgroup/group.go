@@ -95,45 +95,27 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 		g.trans.RefuseEntries(errCritical)
 	}
 	conf := h.cfg.raftConfig(g.self, g.notify, g.log.Named("raft"), spec.voters())
-	if spec.Preferred != "" && spec.Preferred != h.cfg.NodeID && len(spec.Members) > 1 {
-		// The preferred member gets a head start; endHeadStart takes it back.
-		conf.HeartbeatTimeout *= 2
+	campaigns := spec.Preferred != "" && spec.voters() > 1
+	if campaigns {
+		// Shortening the timeout makes raft campaign (firstElection), so it
+		// begins longer: the preferred member's by as little as counts.
+		conf.HeartbeatTimeout += time.Millisecond
+		if spec.Preferred != h.cfg.NodeID {
+			conf.HeartbeatTimeout *= 2
+		}
 		conf.ElectionTimeout = max(conf.ElectionTimeout, conf.HeartbeatTimeout)
 	}
 	if err := g.start(conf, g.apply, g.logs, g.stable, g.snaps); err != nil {
 		_ = g.trans.Close() // never fails
 		return nil, err
 	}
-	g.bg.Add(2)
+	g.bg.Add(1)
 	go func() { defer g.bg.Done(); g.batcher.run() }()
-	go func() { defer g.bg.Done(); g.endHeadStart() }()
-	return g, nil
-}
-
-// endHeadStart returns to normal timing once the group has a leader, or should
-// have had one for long.
-func (g *Group) endHeadStart() {
-	t := g.host.cfg.Timing
-	limit := time.NewTimer(4 * t.Heartbeat)
-	defer limit.Stop()
-	tick := time.NewTicker(max(t.Heartbeat/10, time.Millisecond))
-	defer tick.Stop()
-	for waiting := true; waiting; {
-		select {
-		case <-tick.C:
-			_, _, known := g.Leader()
-			waiting = !known
-		case <-limit.C:
-			waiting = false
-		case <-g.stop:
-			return
-		}
+	if campaigns {
+		g.bg.Add(1)
+		go func() { defer g.bg.Done(); g.firstElection() }()
 	}
-	g.reload(func(rc *raft.ReloadableConfig) {
-		if rc.HeartbeatTimeout > t.Heartbeat {
-			rc.HeartbeatTimeout, rc.ElectionTimeout = t.Heartbeat, t.Election
-		}
-	})
+	return g, nil
 }
 
 // reload changes raft's settings while it runs.

@@ -528,10 +528,14 @@ func encodeQuestions(qs []question) []byte {
 	b = append(b, confirmVersion)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(qs)))
 	for _, q := range qs {
-		b = binary.BigEndian.AppendUint32(b, uint32(q.replica.id))
-		b = binary.BigEndian.AppendUint64(b, q.round.termOf())
+		b = appendQuestion(b, q.replica.id, q.round.termOf())
 	}
 	return b
+}
+
+func appendQuestion(b []byte, g placement.GroupID, term uint64) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(g))
+	return binary.BigEndian.AppendUint64(b, term)
 }
 
 // termOf is the term of a round that has begun.
