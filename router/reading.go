@@ -124,14 +124,15 @@ func read(reads []any, err error) {
 		keys[i] = x.key
 	}
 	var out wire.Replies
-	err = xs[0].group.Machine().Visit(keys, fsm.At{}, false, func(i int, d wire.Document, err error) {
+	// Its own error comes again, in words, from those that were not visited.
+	_ = xs[0].group.Machine().Visit(keys, fsm.At{}, false, func(i int, d wire.Document, err error) {
 		if !xs[i].reply(&out, d, err) {
 			xs[i].handOver()
 		}
 		xs[i] = nil
 	})
 	for _, x := range xs {
-		if x != nil { // the engine could not be read: err says why, and ServeWire will meet it
+		if x != nil {
 			x.handOver()
 		}
 	}

@@ -95,10 +95,10 @@ func play(t *testing.T, p *Plan, seed uint64) (res *Result) {
 var totals sum
 
 type sum struct {
-	mu                        sync.Mutex
-	runs, replayed            int
-	answered                  int64
-	virtual, resumed, slowest time.Duration
+	mu               sync.Mutex
+	runs, replayed   int
+	answered         int64
+	virtual, slowest time.Duration
 }
 
 func (s *sum) add(r *Result) {

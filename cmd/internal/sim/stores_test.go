@@ -73,7 +73,7 @@ func TestStableStores(t *testing.T) {
 	for _, b := range backends(t) {
 		t.Run(b.name, func(t *testing.T) {
 			s := must(b.stable())(t)
-			if v, err := s.Get([]byte("none")); err == nil || err.Error() != "not found" || v != nil && len(v) > 0 {
+			if v, err := s.Get([]byte("none")); err == nil || err.Error() != "not found" || len(v) > 0 {
 				t.Errorf("a key that was never set: %q, %v", v, err)
 			}
 			if _, err := s.GetUint64([]byte("none")); err == nil || err.Error() != "not found" {
