@@ -1,0 +1,286 @@
+package txn
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Step is what a message asks.
+type Step uint8
+
+const (
+	Prepare          Step = iota + 1 // of a participant
+	Decide                           // of home
+	AbortIfUndecided                 // of home
+	Resolve                          // of a participant
+	Forget                           // of home, when every participant has resolved
+)
+
+var stepNames = [...]string{"", "prepare", "decide", "abort-if-undecided", "resolve", "forget"}
+
+func (s Step) String() string {
+	if int(s) < len(stepNames) {
+		return stepNames[s]
+	}
+	return fmt.Sprintf("step %d", uint8(s))
+}
+
+// Message is one question to one partition. It may be sent any number of times:
+// the answer is the same.
+type Message struct {
+	Step Step
+	To   placement.PartitionID
+	// At is the largest prepare timestamp, of Decide; C, of Resolve.
+	At hlc.Timestamp
+	// Commit is Resolve's.
+	Commit bool
+}
+
+func (m Message) String() string {
+	return fmt.Sprintf("%s to partition %d (at %d, commit %v)", m.Step, m.To, m.At, m.Commit)
+}
+
+// Spec is what a coordinator works on.
+type Spec struct {
+	ID           ID
+	Home         placement.PartitionID
+	Participants []placement.PartitionID // home left out
+	Deadline     hlc.Timestamp
+	// Ordered prepares the participants one after the other, in order: who has
+	// lost several times waits for its turn instead of refusing others theirs.
+	Ordered bool
+}
+
+type phase uint8
+
+const (
+	preparing phase = iota
+	deciding
+	aborting
+	resolving
+	forgetting
+	ended
+)
+
+// Coordinator carries one transaction from its first Prepare to its last
+// Forget. It is told the answers, and what was lost; it says what to send.
+//
+// Invariants: Decide is sent only with every vote a yes, and its timestamp is
+// the largest of them. Resolve is sent only with home's decision. Forget is
+// sent only when every participant has confirmed its Resolve.
+type Coordinator struct {
+	spec    Spec
+	phase   phase
+	next    int                                // ordered: the participant whose turn it is
+	votes   map[placement.PartitionID]bool     // yes votes
+	refused map[placement.PartitionID]struct{} // no votes: nothing to resolve there
+	left    map[placement.PartitionID]struct{} // participants that have not confirmed Resolve
+	lost    map[Message]struct{}               // to be sent again
+	maxP    hlc.Timestamp
+	partial bool // not all participants are known: there is nothing to forget
+	outcome *Answer
+	decided Answer
+}
+
+// NewCoordinator makes one. It has nothing to do for a transaction that has no
+// participant but home.
+func NewCoordinator(s Spec) *Coordinator {
+	slices.Sort(s.Participants)
+	return &Coordinator{
+		spec: s, votes: map[placement.PartitionID]bool{}, refused: map[placement.PartitionID]struct{}{},
+		lost: map[Message]struct{}{},
+	}
+}
+
+// Begin is the first messages.
+func (c *Coordinator) Begin() []Message {
+	if len(c.spec.Participants) == 0 {
+		return c.decide()
+	}
+	if c.spec.Ordered {
+		return []Message{{Step: Prepare, To: c.spec.Participants[0]}}
+	}
+	var out []Message
+	for _, p := range c.spec.Participants {
+		out = append(out, Message{Step: Prepare, To: p})
+	}
+	return out
+}
+
+// Answer takes the answer to a message, and says what to send next.
+func (c *Coordinator) Answer(m Message, a Answer) []Message {
+	delete(c.lost, m)
+	switch m.Step {
+	case Prepare:
+		return c.vote(m.To, a)
+	case Decide, AbortIfUndecided:
+		return c.decision(m, a)
+	case Resolve:
+		if c.phase != resolving {
+			return nil
+		}
+		delete(c.left, m.To)
+		return c.resolved()
+	case Forget:
+		if c.phase == forgetting {
+			c.phase = ended
+		}
+	}
+	return nil
+}
+
+// Lost says that a message got no answer: it may have arrived. Tick sends it
+// again.
+func (c *Coordinator) Lost(m Message) { c.lost[m] = struct{}{} }
+
+// Tick sends again what was lost, or gives up: past the deadline it is home's
+// to say what became of the transaction.
+func (c *Coordinator) Tick(now hlc.Timestamp) []Message {
+	if now >= c.spec.Deadline && (c.phase == preparing || c.phase == deciding && len(c.lost) > 0) {
+		return c.abort()
+	}
+	var out []Message
+	for m := range c.lost {
+		if c.current(m) {
+			out = append(out, m)
+		}
+	}
+	clear(c.lost)
+	slices.SortFunc(out, func(a, b Message) int { return int(a.To) - int(b.To) })
+	return out
+}
+
+// current says that a message still has a purpose.
+func (c *Coordinator) current(m Message) bool {
+	switch m.Step {
+	case Prepare:
+		return c.phase == preparing && !c.votes[m.To]
+	case Decide:
+		return c.phase == deciding
+	case AbortIfUndecided:
+		return c.phase == aborting
+	case Resolve:
+		_, left := c.left[m.To]
+		return c.phase == resolving && left
+	case Forget:
+		return c.phase == forgetting
+	}
+	return false
+}
+
+// Outcome is what the client is to be told, once it is known: Committed or
+// Aborted. It is known before the transaction has ended.
+func (c *Coordinator) Outcome() (Answer, bool) {
+	if c.outcome == nil {
+		return Answer{}, false
+	}
+	return *c.outcome, true
+}
+
+// Ended says that nothing is left to be done.
+func (c *Coordinator) Ended() bool { return c.phase == ended }
+
+func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
+	if a.State == Refused {
+		c.refused[p] = struct{}{}
+	}
+	if c.phase != preparing {
+		return nil
+	}
+	if a.State == Refused {
+		// The refusal is for ever: nobody can gather all votes any more.
+		c.outcome = &Answer{State: Aborted, Conflict: a.Conflict}
+	}
+	if a.State != Prepared {
+		// Otherwise somebody was here before, and home knows what came of it.
+		return c.abort()
+	}
+	c.votes[p] = true
+	c.maxP = max(c.maxP, a.At)
+	if c.spec.Ordered && p == c.spec.Participants[c.next] && c.next+1 < len(c.spec.Participants) {
+		c.next++
+		return []Message{{Step: Prepare, To: c.spec.Participants[c.next]}}
+	}
+	if len(c.votes) < len(c.spec.Participants) {
+		return nil
+	}
+	return c.decide()
+}
+
+func (c *Coordinator) decide() []Message {
+	c.phase = deciding
+	return []Message{{Step: Decide, To: c.spec.Home, At: c.maxP}}
+}
+
+func (c *Coordinator) abort() []Message {
+	clear(c.lost)
+	c.phase = aborting
+	return []Message{{Step: AbortIfUndecided, To: c.spec.Home}}
+}
+
+// decision takes home's word.
+func (c *Coordinator) decision(m Message, a Answer) []Message {
+	if c.phase != deciding && c.phase != aborting {
+		return nil
+	}
+	if !a.Decided() {
+		c.Lost(m) // home would not say; ask again
+		return nil
+	}
+	c.decided = a
+	if c.outcome == nil {
+		c.outcome = &a
+	}
+	c.phase = resolving
+	c.left = map[placement.PartitionID]struct{}{}
+	commit := a.State == Committed
+	var out []Message
+	for _, p := range c.spec.Participants {
+		if _, no := c.refused[p]; no && !commit {
+			continue // it holds nothing, and has its tombstone
+		}
+		c.left[p] = struct{}{}
+		out = append(out, Message{Step: Resolve, To: p, At: a.At, Commit: commit})
+	}
+	if len(out) == 0 {
+		return c.resolved()
+	}
+	return out
+}
+
+// resolved goes on when all participants have confirmed.
+func (c *Coordinator) resolved() []Message {
+	if len(c.left) > 0 {
+		return nil
+	}
+	if c.decided.State != Committed || c.partial || len(c.spec.Participants) == 0 {
+		c.phase = ended
+		return nil
+	}
+	c.phase = forgetting
+	return []Message{{Step: Forget, To: c.spec.Home}}
+}
+
+// Recovery settles a transaction that somebody left behind. It is a coordinator
+// that begins late, and never decides to commit.
+type Recovery struct{ *Coordinator }
+
+// NewRecovery settles what was found prepared at a participant: home is asked
+// to abort it if it is undecided, and the participant is told what home says.
+// Whether other participants were told is not its to know: it forgets nothing.
+func NewRecovery(id ID, home, at placement.PartitionID) (Recovery, []Message) {
+	c := NewCoordinator(Spec{ID: id, Home: home, Participants: []placement.PartitionID{at}, Deadline: hlc.Max})
+	c.partial = true
+	return Recovery{c}, c.abort()
+}
+
+// NewFinish settles what was found committed at home: every participant is told,
+// then the record is dropped.
+func NewFinish(id ID, home placement.PartitionID, rec *CommittedRecord) (Recovery, []Message) {
+	c := NewCoordinator(Spec{ID: id, Home: home, Participants: slices.Clone(rec.Participants), Deadline: hlc.Max})
+	c.phase = deciding
+	return Recovery{c}, c.decision(Message{Step: Decide, To: home}, Answer{State: Committed, At: rec.At})
+}
