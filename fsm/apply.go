@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -44,6 +45,7 @@ type scratch struct {
 	dirty    map[countKey]counts
 	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
+	tombs    map[txnRow]txn.State
 	key      []byte
 	key2     []byte
 	row      []byte
@@ -55,12 +57,13 @@ func (s *scratch) makeMaps() {
 	s.dirty = map[countKey]counts{}
 	s.ripe = map[countKey]hlc.Timestamp{}
 	s.gone = map[string]struct{}{}
+	s.tombs = map[txnRow]txn.State{}
 }
 
 // clear empties the maps. Emptying one takes time by what it ever held, so
 // after a large batch they are made anew.
 func (s *scratch) clear() {
-	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone)) > 64 {
+	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone), len(s.tombs)) > 64 {
 		s.makeMaps()
 		return
 	}
@@ -69,6 +72,7 @@ func (s *scratch) clear() {
 	clear(s.dirty)
 	clear(s.ripe)
 	clear(s.gone)
+	clear(s.tombs)
 }
 
 // pending is a document as the batch has made it. The newest version is all
@@ -95,7 +99,8 @@ type applier struct {
 	dirtyB bool // the batch holds something
 
 	digest  xxhash.Digest
-	reclaim bool // a range was removed
+	changes []lockChange // of the machine's table, for readers
+	reclaim bool         // a range was removed
 	size    int
 }
 
@@ -185,6 +190,8 @@ func (a *applier) command(c *Command, r *Result) error {
 		return a.drop(c.Drop)
 	case c.Digest != nil:
 		return a.compare(c.Digest)
+	case c.Txn != nil:
+		return a.txn(c, r)
 	case c.Mark != nil:
 		a.fold(opState, c.Mark.ID[:])
 		return nil
@@ -237,6 +244,9 @@ func (a *applier) horizon(h *Horizon) error {
 			if err := a.deleteRange(start, end); err != nil {
 				return err
 			}
+		}
+		if err := a.forgetTxns(h.RequestIDs); err != nil {
+			return err
 		}
 	}
 	for _, c := range h.History {
@@ -386,6 +396,10 @@ func (a *applier) commit() error {
 	maps.Copy(a.m.ripe, a.ripe)
 	a.m.view.Store(a.view)
 	a.m.mu.Unlock()
+	if len(a.changes) > 0 {
+		a.m.locks.publish(a.changes)
+		a.changes = nil
+	}
 	a.m.publish(&a.meta)
 	return a.close()
 }

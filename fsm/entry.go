@@ -30,6 +30,15 @@ import (
 //	digest   at uvarint | value u64
 //	mark     id 16 | flags u8 | from, to, bucket, rate uvarint
 //
+// and those of transactions, which all begin with ID 24 | partition, epoch uvarint:
+//
+//	prepare  home uvarint | deadline, born u64 | part (package txn)
+//	decide   largest prepare timestamp u64 | n uvarint | participant uvarint ... | part
+//	resolve  committed u8 | C u64
+//	settle   abort u8 | raise u64
+//	commit   n uvarint | (partition uvarint, part) ...
+//	forget   nothing
+//
 // Fixed numbers are big endian. A change to any of this is a new format or a
 // new kind: entries outlive the program that wrote them.
 const entryFormat = 1
@@ -50,8 +59,14 @@ const (
 	kindDigest  commandKind = 7
 	kindMark    commandKind = 8
 
-	// 16 to 23 are reserved for transactions (prepare, decide, resolve, abort),
-	// 24 to 31 for partition moves, 32 to 39 for indexes and schemas.
+	kindPrepare commandKind = 16
+	kindDecide  commandKind = 17
+	kindResolve commandKind = 18
+	kindSettle  commandKind = 19
+	kindCommit  commandKind = 20
+	kindForget  commandKind = 21
+
+	// 22 and 23 are reserved for transactions, 24 to 31 for partition moves, 32 to 39 for indexes and schemas.
 )
 
 const (
@@ -91,7 +106,7 @@ func AppendEntry(dst []byte, commands []Command) ([]byte, error) {
 // refused before it is packed with others.
 func (c *Command) Check() error {
 	set := 0
-	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil, c.Mark != nil} {
+	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil, c.Mark != nil, c.Txn != nil} {
 		if s {
 			set++
 		}
@@ -104,6 +119,8 @@ func (c *Command) Check() error {
 		return fmt.Errorf("unknown conditions %#x", c.Write.Item.Cond)
 	case c.Write != nil && len(c.Write.Item.Body) > wire.MaxFrameBytes:
 		return fmt.Errorf("body of %d bytes", len(c.Write.Item.Body))
+	case c.Txn != nil:
+		return c.Txn.check()
 	case c.Write != nil && len(c.Write.Item.ID) > wire.MaxIDBytes:
 		return fmt.Errorf("ID of %d bytes", len(c.Write.Item.ID))
 	}
@@ -126,6 +143,8 @@ func (c *Command) EncodedLen() int {
 			n += varints + len(k)
 		}
 		return n
+	case c.Txn != nil:
+		return commandHead + c.Txn.encodedLen()
 	case c.Mark != nil:
 		return commandHead + 16 + 1 + 4*varints
 	default:
@@ -197,6 +216,9 @@ func appendCommand(dst []byte, c *Command) ([]byte, error) {
 		head(kindDigest)
 		dst = binary.AppendUvarint(dst, c.Digest.At)
 		dst = binary.BigEndian.AppendUint64(dst, c.Digest.Value)
+	case c.Txn != nil:
+		head(c.Txn.kind())
+		return c.Txn.append(dst), nil
 	case c.Mark != nil:
 		head(kindMark)
 		var flags byte
@@ -306,6 +328,8 @@ func (d *entryDecoder) command() {
 		c.Digest = &Digest{At: d.uvarint(), Value: d.u64()}
 	case kindMark:
 		c.Mark = d.mark()
+	case kindPrepare, kindDecide, kindResolve, kindSettle, kindCommit, kindForget:
+		c.Txn = d.txn(kind)
 	default:
 		d.bad = fmt.Errorf("command of kind %d: %w", kind, ErrNewer)
 		return

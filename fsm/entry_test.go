@@ -14,6 +14,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 )
 
 func everyCommand() []Command {
@@ -40,6 +41,20 @@ func everyCommand() []Command {
 		{Drop: &Drop{Collection: 4}},
 		{Digest: &Digest{At: 1000, Value: 0xdeadbeefcafef00d}},
 		{Time: 6, Mark: &Mark{ID: id.Random, State: true, From: 3, To: 271, Bucket: 256, RateKiB: 32 << 10}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 270, Epoch: 12, Prepare: &Prepare{Home: 3, Deadline: 9, Born: 8, Part: testPart(doc)}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Decide: &Decide{MaxP: 77, Participants: []placement.PartitionID{270, 1}, Part: testPart(doc)}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 270, Epoch: 12, Resolve: &Resolve{Commit: true, At: 78}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Settle: &Settle{Abort: true, Raise: 5}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Commit: &Commit{Parts: []PartitionPart{{3, testPart(doc)}, {4, txn.Part{Reads: []txn.Read{{Collection: 1, ID: "x", At: 4}}}}}}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Forget: &Forget{}}},
+	}
+}
+
+func testPart(doc []byte) txn.Part {
+	return txn.Part{
+		Reads:  []txn.Read{{Collection: 1, ID: "a", At: 7}, {Collection: 2, ID: "b"}},
+		Ranges: []txn.Range{{Collection: 1, Prefix: "p/", From: "p/1", To: "p/9", At: 9}},
+		Writes: []txn.Write{{Collection: 1, ID: "a", MaxBytes: 1 << 20, Ops: []txn.Op{{Op: wire.OpPut, Body: doc}, {Op: wire.OpDelete, IfVersion: 3, Cond: wire.CondPresent}}}},
 	}
 }
 
@@ -102,6 +117,7 @@ func TestFormats(t *testing.T) {
 	doc := mvcc.AppendDocument(nil, 3, 270, 5, "a\x00b")
 	line("key document", mvcc.AppendTime(doc, 0x1122334455667788))
 	line("key request", mvcc.AppendRequestKey(nil, 3, 270, 9, &random))
+	line("key transaction", mvcc.AppendTxnKey(nil, 3, 270, mvcc.RolePrepared, 9, &random))
 	line("key meta", mvcc.MetaKey(3))
 	line("key owned", mvcc.AppendNumbered(nil, 3, mvcc.KindOwned, 270))
 	line("key counts", mvcc.AppendNumbered(nil, 3, mvcc.KindCounts, 270, 5))

@@ -66,6 +66,10 @@ type Machine struct {
 	halted error               // why Apply failed; guarded by mu
 	life   uint64              // guarded by mu; counts the times memory was loaded
 
+	// locks are those of prepared transactions, as readers see them: changed
+	// after the rows are.
+	locks lockBoard
+
 	// ripe is before which horizon nothing can be garbage, so that a sweep
 	// need not look. It is of this replica alone; what is missing is 0.
 	ripe map[countKey]hlc.Timestamp // guarded by mu
@@ -75,6 +79,7 @@ type Machine struct {
 	digests  digestRing
 	requests recentRequests
 	heads    recentHeads
+	held     lockTable // as Apply has it; locks repeats it
 	decoder  entryDecoder
 	scratch  scratch
 }
@@ -107,6 +112,8 @@ func (m *Machine) load() error {
 	m.digests.put(mem.meta.applied, mem.meta.digest)
 	m.requests.reset(mem.meta.youngest)
 	m.heads.reset()
+	m.held = mem.txns
+	m.locks.replace(mem.txns.clone())
 	m.mu.Lock()
 	m.meta, m.counts = mem.meta, mem.counts
 	m.ripe = map[countKey]hlc.Timestamp{}

@@ -79,6 +79,7 @@ func (f *filter) has(random *[16]byte) bool {
 type head struct {
 	version uint64
 	created hlc.Timestamp
+	updated hlc.Timestamp
 	size    uint32 // of the body
 	deleted bool
 }

@@ -210,6 +210,7 @@ type memory struct {
 	meta   meta
 	view   *view
 	counts map[countKey]counts
+	txns   lockTable
 }
 
 // loadMemory reads it.
@@ -258,6 +259,9 @@ func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
 		mem.view.horizons[placement.CollectionID(n)] = hlc.Timestamp(v)
 		return err
 	})
+	if err == nil {
+		mem.txns, err = loadTxns(r, g, mem.view.partitions)
+	}
 	if err != nil {
 		return nil, err
 	}

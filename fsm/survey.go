@@ -14,6 +14,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -335,7 +336,7 @@ func (r *run) strangers() error {
 		switch kind {
 		case mvcc.KindMeta, mvcc.KindOwned, mvcc.KindDropped, mvcc.KindHorizon:
 			_, key = mvcc.KindSpan(r.m.group, kind)
-		case mvcc.KindDocument, mvcc.KindRequest, mvcc.KindCounts:
+		case mvcc.KindDocument, mvcc.KindRequest, mvcc.KindCounts, mvcc.KindTxn:
 			if len(found) < groupBytes+1+4 {
 				r.fault(StatePartition, 0, "", "malformed key %x", found[groupBytes:])
 				key = append(bytes.Clone(found), 0)
@@ -392,6 +393,14 @@ func (r *run) partition(p placement.PartitionID) error {
 	if err != nil {
 		return err
 	}
+	start, end = span(mvcc.KindTxn)
+	err = r.scan.Each(start, end, func(key, value []byte) error {
+		r.txn(p, key, value)
+		return r.row(key, value)
+	})
+	if err != nil {
+		return err
+	}
 	for k, n := range r.byPart {
 		if kept[k] != n {
 			r.fault(p, k.collection, "", "kept counts are %s, stored are %s", kept[k], n)
@@ -407,6 +416,37 @@ func (r *run) partition(p placement.PartitionID) error {
 	}
 	r.end()
 	return r.memory(p, kept)
+}
+
+// txn looks at one record of a transaction.
+func (r *run) txn(p placement.PartitionID, key, value []byte) {
+	_, role, time, random, err := mvcc.DecodeTxnKey(key)
+	id := txn.ID{Time: time, Random: random}
+	var at hlc.Timestamp
+	if err == nil {
+		switch role {
+		case mvcc.RolePrepared:
+			var rec txn.PreparedRecord
+			err = rec.Decode(value)
+			at = rec.At
+		case mvcc.RoleCommitted:
+			var rec txn.CommittedRecord
+			err = rec.Decode(value)
+			at = rec.At
+		default:
+			var rec txn.Tombstone
+			err = rec.Decode(value)
+			if hlc.Timestamp(time) < r.meta.requests {
+				r.fault(p, 0, "", "the tombstone of transaction %s is below the horizon of %s", id, r.meta.requests)
+			}
+		}
+	}
+	switch {
+	case err != nil:
+		r.fault(p, 0, "", "a transaction's record cannot be read: %v", err)
+	case at > r.meta.clock:
+		r.fault(p, 0, "", "the record of transaction %s is of %s, the clock is at %s", id, at, r.meta.clock)
+	}
 }
 
 func (c counts) String() string {
@@ -638,6 +678,11 @@ func DescribeKey(rest []byte) KeyNames {
 	case mvcc.KindRequest:
 		if len(whole) == mvcc.RequestKeyLen {
 			return KeyNames{What: fmt.Sprintf("the answer to request %x of %s", rest[13:], hlc.Timestamp(binary.BigEndian.Uint64(rest[5:])))}
+		}
+	case mvcc.KindTxn:
+		if _, role, time, random, err := mvcc.DecodeTxnKey(whole); err == nil {
+			what := [...]string{"", "what is prepared of", "the commit of", "the end of", "the abort of"}
+			return KeyNames{What: fmt.Sprintf("%s transaction %s", what[role], txn.ID{Time: time, Random: random})}
 		}
 	}
 	return KeyNames{What: fmt.Sprintf("key %x", rest)}

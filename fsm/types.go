@@ -3,6 +3,7 @@ package fsm
 import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -28,6 +29,7 @@ type Command struct {
 	Drop    *Drop
 	Digest  *Digest
 	Mark    *Mark
+	Txn     *Txn
 }
 
 // Write changes one document.
@@ -107,4 +109,9 @@ type Result struct {
 	Wire wire.WriteResult
 	// Detail tells why, for codes with more than one reason.
 	Detail string
+	// Txn is the answer to a Txn, unless Wire.Error says why there is none: the
+	// command did nothing and may be sent again, elsewhere or later.
+	Txn *txn.Answer
+	// Rival holds what a Write was refused for (wire.CodeLocked).
+	Rival txn.ID
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -24,6 +25,7 @@ type workload struct {
 	now   hlc.Timestamp
 	reqs  []Command // writes that may be retried
 	drops int
+	txns  []*workTxn
 	big   bool // some bodies are larger than what the engine keeps in line
 }
 
@@ -141,14 +143,118 @@ func (w *workload) entry(r *replica) Entry {
 	}
 	commands := make([]Command, 1+w.rng.IntN(5))
 	for i := range commands {
-		commands[i] = w.write()
+		if commands[i] = w.write(); w.rng.IntN(3) == 0 {
+			commands[i] = w.txn(r)
+		}
 	}
 	return mustEntry(w.t, w.index, commands...)
+}
+
+// workTxn is a transaction of the workload and what it has been answered.
+type workTxn struct {
+	id    txn.ID
+	home  placement.PartitionID
+	parts map[placement.PartitionID]txn.Part
+}
+
+// part reads and writes some documents of one partition, as they are or nearly.
+func (w *workload) part(r *replica, p placement.PartitionID) (part txn.Part) {
+	seen := map[ReadKey]bool{}
+	for range 1 + w.rng.IntN(4) {
+		k := w.key()
+		if k.Partition != p || seen[k] {
+			continue
+		}
+		seen[k] = true
+		if w.rng.IntN(2) == 0 {
+			d, err := r.Get(k, At{}, true)
+			at := hlc.Timestamp(d.UpdatedAt)
+			if w.rng.IntN(10) == 0 {
+				at++
+			}
+			_ = err // not there: at is 0
+			part.Reads = append(part.Reads, txn.Read{Collection: k.Collection, ID: k.ID, At: at})
+		}
+		if w.rng.IntN(8) == 0 {
+			part.Ranges = append(part.Ranges, txn.Range{Collection: k.Collection, Prefix: k.ID[:1], To: k.ID, At: w.now - hlc.Timestamp(w.rng.IntN(40))})
+		}
+		if w.rng.IntN(2) == 0 {
+			x := txn.Write{Collection: k.Collection, ID: k.ID}
+			for range 1 + w.rng.IntN(2) {
+				o := txn.Op{Op: []wire.WriteOp{wire.OpPut, wire.OpPut, wire.OpUpsert, wire.OpInsert, wire.OpDelete, wire.OpUpdate}[w.rng.IntN(6)]}
+				switch o.Op {
+				case wire.OpPut, wire.OpInsert:
+					o.Body = w.body()
+				case wire.OpUpdate, wire.OpUpsert:
+					o.Body = body(w.t, workUpdates[0])
+				}
+				x.Ops = append(x.Ops, o)
+			}
+			part.Writes = append(part.Writes, x)
+		}
+	}
+	return part
+}
+
+// txn is a step of some transaction, whether or not it is its turn.
+func (w *workload) txn(r *replica) Command {
+	if len(w.txns) == 0 || w.rng.IntN(4) == 0 {
+		t := &workTxn{id: txn.ID(request(uint64(w.now)-uint64(w.rng.IntN(30)), w.rng.Uint64())), parts: map[placement.PartitionID]txn.Part{}}
+		for _, p := range w.rng.Perm(workPartitions)[:1+w.rng.IntN(workPartitions)] {
+			t.home = placement.PartitionID(p)
+			t.parts[t.home] = w.part(r, t.home)
+		}
+		if w.txns = append(w.txns, t); len(w.txns) > 8 {
+			w.txns = w.txns[1:]
+		}
+	}
+	t := w.txns[w.rng.IntN(len(w.txns))]
+	x := &Txn{ID: t.id, Partition: t.home, Epoch: 1}
+	var others []placement.PartitionID
+	for p := range placement.PartitionID(workPartitions) {
+		if _, in := t.parts[p]; in && p != t.home {
+			others = append(others, p)
+		}
+	}
+	if w.rng.IntN(30) == 0 {
+		x.Epoch = 0
+	}
+	var most hlc.Timestamp
+	prepared := 0
+	for _, h := range r.Holders() {
+		if h.ID == t.id {
+			most = max(most, h.At)
+			prepared++
+		}
+	}
+	answer, err := r.Decision(t.home, 1, t.id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	switch n := w.rng.IntN(8); {
+	case n < 3 && len(others) > 0:
+		x.Partition = others[w.rng.IntN(len(others))]
+		x.Prepare = &Prepare{Home: t.home, Deadline: w.now + 20, Born: w.now, Part: t.parts[x.Partition]}
+	case n < 4 && len(others) == 0:
+		x.Commit = &Commit{}
+		x.Commit.Parts = append(x.Commit.Parts, PartitionPart{t.home, t.parts[t.home]})
+	case n < 6 && answer.State != txn.None && len(others) > 0:
+		x.Partition = others[w.rng.IntN(len(others))]
+		x.Resolve = &Resolve{Commit: answer.State == txn.Committed, At: answer.At}
+	case n < 6 && prepared == len(others):
+		x.Decide = &Decide{MaxP: most, Participants: others, Part: t.parts[t.home]}
+	case n == 6 && answer.State == txn.Committed && prepared == 0:
+		x.Forget = &Forget{}
+	default:
+		x.Settle = &Settle{Abort: w.rng.IntN(3) == 0, Raise: w.now + hlc.Timestamp(w.rng.IntN(9))}
+	}
+	return Command{Time: w.now, Txn: x}
 }
 
 // TestSameLogSameState applies one log to machines that group it differently,
 // restart and are copied in between: same answers, same bytes, same digest.
 func TestSameLogSameState(t *testing.T) {
+	met, locked := map[txn.State]int{}, 0
 	for seed := range uint64(8) {
 		w := newWorkload(t, seed)
 		w.big = seed%2 == 1
@@ -161,6 +267,16 @@ func TestSameLogSameState(t *testing.T) {
 			log = append(log, e)
 		}
 		lead.verify()
+		for _, results := range want {
+			for _, r := range results {
+				if r.Txn != nil {
+					met[r.Txn.State]++
+				}
+				if r.Wire.Error != nil && r.Wire.Error.Code == wire.CodeLocked {
+					locked++
+				}
+			}
+		}
 		rows := lead.rows()
 		for follower := range 4 {
 			rng := rand.New(rand.NewPCG(seed, uint64(follower)))
@@ -199,6 +315,15 @@ func TestSameLogSameState(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("transactions' answers: %v, single writes that met a lock: %d", met, locked)
+	for _, state := range []txn.State{txn.None, txn.Prepared, txn.Refused, txn.Done, txn.Committed, txn.Aborted} {
+		if met[state] < 20 {
+			t.Errorf("only %d answers were %s", met[state], state)
+		}
+	}
+	if locked < 20 {
+		t.Errorf("only %d writes met a lock", locked)
+	}
 }
 
 // printable follows the pointers of results, so that they compare as text.
@@ -209,6 +334,9 @@ func printable(results []Result) (out []string) {
 			e := *r.Wire.Error
 			r.Wire.Error = nil
 			s = fmt.Sprintf("%+v %+v %q", r.Wire, e, r.Detail)
+		}
+		if r.Txn != nil {
+			s += fmt.Sprintf(" %s %d %+v", r.Txn.State, r.Txn.At, r.Txn.Conflict != nil)
 		}
 		out = append(out, s)
 	}

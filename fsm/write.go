@@ -82,6 +82,15 @@ func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err err
 		return false, false, nil
 	}
 
+	if len(a.m.held.prepared) > 0 {
+		if h := a.m.held.blocks(w.Partition, w.Collection, w.Item.ID); h != nil {
+			// Not remembered: the same write may be done when the lock is gone.
+			no(wire.CodeLocked, 0, "")
+			r.Rival = h.id
+			return false, false, nil
+		}
+	}
+
 	refused, err := a.effect(c, r)
 	if err != nil {
 		return false, false, err
@@ -204,37 +213,53 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		next.Created = current.Created
 	}
 
-	k := countKey{w.Partition, w.Collection}
-	n := a.countsOf(k)
-	if found && n.rows == n.docs {
-		a.ripe[k] = ts // the first superseded version
-	}
-	n.rows++
-	if live && !(next.Deleted && mutant.On(mutant.DeleteCounted)) {
-		n.docs--
-		n.bytes -= uint64(len(item.ID) + size)
-	}
-	if !next.Deleted {
-		n.docs++
-		n.bytes += uint64(len(item.ID) + len(next.Body))
-	}
-	a.dirty[k] = n
-
-	p := pending{newest: next}
-	if inBatch {
-		p.older = append(before.older, before.newest)
-	}
-	key := string(a.key)
-	a.docs[key] = p
-	a.m.heads.put(key, head{version: next.Version, created: next.Created, size: uint32(len(next.Body)), deleted: next.Deleted})
-	a.key = mvcc.AppendTime(a.key, ts)
-	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, &next))
+	a.install(countKey{w.Partition, w.Collection}, item.ID, &next, prior{found: found, live: live, size: size, pending: before, inBatch: inBatch})
 
 	r.Wire = wire.WriteResult{Version: next.Version, Time: uint64(ts), CreatedAt: uint64(next.Created), Created: !live && !next.Deleted}
 	if item.ReturnDoc && !next.Deleted {
 		r.Wire.Doc = next.Body
 	}
 	return nil, nil
+}
+
+// prior is what a new version follows.
+type prior struct {
+	found, live bool
+	size        int // of the body
+	pending     pending
+	inBatch     bool
+	late        bool // the new version is older than the clock
+}
+
+// install writes a version of the document at a.key, which a.key becomes the
+// key of.
+func (a *applier) install(k countKey, id string, next *mvcc.Row, was prior) {
+	n := a.countsOf(k)
+	if was.found && n.rows == n.docs {
+		a.ripe[k] = next.Updated // the first superseded version
+	} else if was.found && was.late {
+		a.ripe[k] = 0 // a sweep may have been told that nothing is superseded so early
+	}
+	n.rows++
+	if was.live && !(next.Deleted && mutant.On(mutant.DeleteCounted)) {
+		n.docs--
+		n.bytes -= uint64(len(id) + was.size)
+	}
+	if !next.Deleted {
+		n.docs++
+		n.bytes += uint64(len(id) + len(next.Body))
+	}
+	a.dirty[k] = n
+
+	p := pending{newest: *next}
+	if was.inBatch {
+		p.older = append(was.pending.older, was.pending.newest)
+	}
+	key := string(a.key)
+	a.docs[key] = p
+	a.m.heads.put(key, head{version: next.Version, created: next.Created, updated: next.Updated, size: uint32(len(next.Body)), deleted: next.Deleted})
+	a.key = mvcc.AppendTime(a.key, next.Updated)
+	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, next))
 }
 
 // current is the newest version of the document at a.key, and its body's size.
@@ -245,7 +270,7 @@ func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Ro
 	}
 	if op != wire.OpUpdate && op != wire.OpUpsert {
 		if h, ok := a.m.heads.get(a.key); ok {
-			return mvcc.Row{Version: h.version, Created: h.created, Deleted: h.deleted}, true, int(h.size), nil
+			return mvcc.Row{Version: h.version, Created: h.created, Updated: h.updated, Deleted: h.deleted}, true, int(h.size), nil
 		}
 	}
 	reader, err := a.read()

@@ -37,6 +37,8 @@ const (
 	CodeCollectionExists Code = 303 // with other options
 	CodeClusterExists    Code = 304
 	CodeNotAttempted     Code = 305 // ordered bulk: an earlier item failed
+	CodeTxnConflict      Code = 306 // a transaction met another, or read what has changed: run it again
+	CodeTxnAborted       Code = 307 // a transaction was aborted past its deadline: run it again
 
 	CodeDocumentTooLarge Code = 400
 	CodeTooDeep          Code = 401
@@ -54,6 +56,7 @@ const (
 	CodeNotInitialised Code = 505 // the node belongs to no cluster yet
 	CodeWrongCluster   Code = 506 // the node belongs to another cluster
 	CodeShuttingDown   Code = 507
+	CodeLocked         Code = 508 // held by a transaction that is about to be decided
 
 	CodeOutcomeUnknown Code = 600 // it may yet happen: retry under the same request ID
 	CodeOutcomeExpired Code = 601 // the request ID is older than what is remembered

@@ -22,9 +22,9 @@ const (
 	KindHorizon  Kind = 0x05 // collection
 	KindDocument Kind = 0x10 // partition, collection, id, ^ts
 	KindIndex    Kind = 0x11 // reserved: index entries
-	KindIntent   Kind = 0x20 // reserved: transactions
+	KindIntent   Kind = 0x20 // reserved
 	KindLock     Kind = 0x21 // reserved
-	KindTxn      Kind = 0x22 // reserved
+	KindTxn      Kind = 0x22 // partition, role, time, random
 	KindRequest  Kind = 0x30 // partition, time, random
 	KindMove     Kind = 0x40 // reserved: partition moves
 )
@@ -43,6 +43,7 @@ const (
 	escapedZero   = 0xff
 	terminator    = 0x01
 	RequestKeyLen = headerBytes + 4 + 8 + 16
+	TxnKeyLen     = headerBytes + 4 + 1 + 8 + 16
 )
 
 var errKey = errors.New("mvcc: malformed key")
@@ -99,6 +100,48 @@ func RequestSpan(g placement.GroupID, p placement.PartitionID, below hlc.Timesta
 	start = AppendNumbered(nil, g, KindRequest, uint32(p))
 	end = AppendNumbered(nil, g, KindRequest, uint32(p))
 	return start, binary.BigEndian.AppendUint64(end, uint64(below))
+}
+
+// Role is what a transaction's record is, in its key. Numbers are on disk.
+type Role uint8
+
+const (
+	RolePrepared  Role = 1 // of a participant that voted yes
+	RoleCommitted Role = 2 // of home, until all participants have resolved
+	RoleDone      Role = 3 // a participant's tombstone
+	RoleAborted   Role = 4 // home's tombstone
+)
+
+// AppendTxnKey appends the key of a transaction's record.
+func AppendTxnKey(dst []byte, g placement.GroupID, p placement.PartitionID, r Role, time uint64, random *[16]byte) []byte {
+	dst = append(AppendNumbered(dst, g, KindTxn, uint32(p)), byte(r))
+	dst = binary.BigEndian.AppendUint64(dst, time)
+	return append(dst, random[:]...)
+}
+
+// TxnSpan is a partition's records in a role with a time below the horizon;
+// hlc.Max is all of them.
+func TxnSpan(g placement.GroupID, p placement.PartitionID, r Role, below hlc.Timestamp) (start, end []byte) {
+	start = append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r))
+	if below == hlc.Max {
+		return start, append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r)+1)
+	}
+	return start, binary.BigEndian.AppendUint64(append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r)), uint64(below))
+}
+
+// DecodeTxnKey takes the key of a transaction's record apart.
+func DecodeTxnKey(key []byte) (p placement.PartitionID, r Role, time uint64, random [16]byte, err error) {
+	if len(key) != TxnKeyLen || Kind(key[groupBytes]) != KindTxn {
+		return 0, 0, 0, random, fmt.Errorf("%w: not a transaction's: %x", errKey, key)
+	}
+	rest := key[headerBytes:]
+	p, r = placement.PartitionID(binary.BigEndian.Uint32(rest)), Role(rest[4])
+	if r < RolePrepared || r > RoleAborted {
+		return 0, 0, 0, random, fmt.Errorf("%w: role %d of a transaction: %x", errKey, r, key)
+	}
+	time = binary.BigEndian.Uint64(rest[5:])
+	copy(random[:], rest[13:])
+	return p, r, time, random, nil
 }
 
 // AppendID appends an ID escaped but not ended: what all keys of IDs with this

@@ -168,6 +168,19 @@ func (r *Reader) Neighbours(key []byte, gone func(key []byte) bool) (row Row, su
 	return row, superseded, older, true, r.it.Error()
 }
 
+// Younger finds a document of [start, end) whose newest version, a tombstone
+// included, is younger than at; nil if there is none. Versions' values are not
+// read, and older versions not looked at.
+func (r *Reader) Younger(start, end []byte, at hlc.Timestamp) (doc []byte, err error) {
+	for ok := r.it.SeekGE(start); ok && bytes.Compare(r.it.Key(), end) < 0; ok = r.it.NextPrefix() {
+		r.Keys++
+		if key := r.it.Key(); timeOf(key) > at {
+			return bytes.Clone(key[:split(key)]), nil
+		}
+	}
+	return nil, r.it.Error()
+}
+
 // Version is a step of EachVersion.
 type Version struct {
 	Doc    []byte // the document's key

@@ -1,0 +1,433 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// txnKey names a transaction at one partition.
+type txnKey struct {
+	partition placement.PartitionID
+	id        txn.ID
+}
+
+// docRef names a document.
+type docRef struct {
+	partition  placement.PartitionID
+	collection placement.CollectionID
+	id         string
+}
+
+// held is a prepared transaction at one partition. It is never changed.
+type held struct {
+	txnKey
+	rec  txn.PreparedRecord
+	size int // of the record
+}
+
+// lockTable is what the records of prepared and committed transactions say, by
+// what is asked of it. It repeats rows: losing it loses nothing.
+type lockTable struct {
+	prepared  map[txnKey]*held
+	committed map[txnKey]*txn.CommittedRecord
+	excl      map[docRef]*held
+	shared    map[docRef][]*held
+	ranged    []*held // those that hold ranges
+	bytes     int     // of the prepared records
+}
+
+func newLockTable() lockTable {
+	return lockTable{
+		prepared: map[txnKey]*held{}, committed: map[txnKey]*txn.CommittedRecord{},
+		excl: map[docRef]*held{}, shared: map[docRef][]*held{},
+	}
+}
+
+func (t *lockTable) clone() lockTable {
+	c := newLockTable()
+	for _, h := range t.prepared {
+		c.add(h)
+	}
+	for k, r := range t.committed {
+		c.committed[k] = r
+	}
+	return c
+}
+
+func (t *lockTable) add(h *held) {
+	t.prepared[h.txnKey] = h
+	t.bytes += h.size
+	for i := range h.rec.Intents {
+		n := &h.rec.Intents[i]
+		t.excl[docRef{h.partition, n.Collection, n.ID}] = h
+	}
+	for i := range h.rec.Reads {
+		k := docRef{h.partition, h.rec.Reads[i].Collection, h.rec.Reads[i].ID}
+		t.shared[k] = append(t.shared[k], h)
+	}
+	if len(h.rec.Ranges) > 0 {
+		t.ranged = append(t.ranged, h)
+	}
+}
+
+func (t *lockTable) remove(h *held) {
+	delete(t.prepared, h.txnKey)
+	t.bytes -= h.size
+	for i := range h.rec.Intents {
+		n := &h.rec.Intents[i]
+		delete(t.excl, docRef{h.partition, n.Collection, n.ID})
+	}
+	for i := range h.rec.Reads {
+		k := docRef{h.partition, h.rec.Reads[i].Collection, h.rec.Reads[i].ID}
+		if left := without(t.shared[k], h); len(left) > 0 {
+			t.shared[k] = left
+		} else {
+			delete(t.shared, k)
+		}
+	}
+	if len(h.rec.Ranges) > 0 {
+		t.ranged = without(t.ranged, h)
+	}
+}
+
+// without is the list without one, in memory of its own.
+func without(list []*held, h *held) []*held {
+	var left []*held
+	for _, o := range list {
+		if o != h {
+			left = append(left, o)
+		}
+	}
+	return left
+}
+
+// blocks is who keeps a document from being written: a holder of an intent, or
+// of a shared lock on it or on a range around it.
+func (t *lockTable) blocks(p placement.PartitionID, c placement.CollectionID, id string) *held {
+	return t.blocksOther(p, c, id, txn.ID{})
+}
+
+// blocksOther leaves out what a transaction holds itself.
+func (t *lockTable) blocksOther(p placement.PartitionID, c placement.CollectionID, id string, self txn.ID) *held {
+	k := docRef{p, c, id}
+	if h := t.excl[k]; h != nil && h.id != self {
+		return h
+	}
+	for _, h := range t.shared[k] {
+		if h.id != self {
+			return h
+		}
+	}
+	for _, h := range t.ranged {
+		if h.partition != p || h.id == self {
+			continue
+		}
+		for i := range h.rec.Ranges {
+			if r := &h.rec.Ranges[i]; r.Collection == c && r.Contains(id) {
+				return h
+			}
+		}
+	}
+	return nil
+}
+
+// intentOn is who is about to write a document.
+func (t *lockTable) intentOn(p placement.PartitionID, c placement.CollectionID, id string, self txn.ID) *held {
+	if h := t.excl[docRef{p, c, id}]; h != nil && h.id != self {
+		return h
+	}
+	return nil
+}
+
+// intentIn is who is about to write a document of a range, and which.
+func (t *lockTable) intentIn(p placement.PartitionID, r *txn.Range, self txn.ID) (*held, string) {
+	var first *held
+	var at string
+	for k, h := range t.excl {
+		if k.partition == p && k.collection == r.Collection && h.id != self && r.Contains(k.id) && (first == nil || k.id < at) {
+			first, at = h, k.id // the first, so that every replica names the same
+		}
+	}
+	return first, at
+}
+
+// loadTxns makes the table of what is stored.
+func loadTxns(r *mvcc.Reader, g placement.GroupID, partitions []placement.PartitionID) (lockTable, error) {
+	t := newLockTable()
+	for _, p := range partitions {
+		start, _ := mvcc.TxnSpan(g, p, mvcc.RolePrepared, hlc.Max)
+		_, end := mvcc.TxnSpan(g, p, mvcc.RoleCommitted, hlc.Max)
+		err := r.Each(start, end, func(key, value []byte) error {
+			_, role, time, random, err := mvcc.DecodeTxnKey(key)
+			if err != nil {
+				return fmt.Errorf("%w: %w", err, ErrDamaged)
+			}
+			k := txnKey{p, txn.ID{Time: time, Random: random}}
+			value = slices.Clone(value)
+			if role == mvcc.RolePrepared {
+				h := &held{txnKey: k, size: len(value)}
+				if err := h.rec.Decode(value); err != nil {
+					return sameFault(err)
+				}
+				t.add(h)
+				return nil
+			}
+			rec := &txn.CommittedRecord{}
+			if err := rec.Decode(value); err != nil {
+				return sameFault(err)
+			}
+			t.committed[k] = rec
+			return nil
+		})
+		if err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+// sameFault tells this package's errors for package txn's.
+func sameFault(err error) error {
+	switch {
+	case errors.Is(err, txn.ErrNewer):
+		return fmt.Errorf("%w: %w", err, ErrNewer)
+	case errors.Is(err, txn.ErrDamaged):
+		return fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	return err
+}
+
+// lockChange is one step from a table to the next.
+type lockChange struct {
+	add, remove *held
+	committed   txnKey
+	record      *txn.CommittedRecord // nil: the record of committed is gone
+	of          bool                 // the change is of committed
+}
+
+func (t *lockTable) apply(c *lockChange) {
+	switch {
+	case c.add != nil:
+		t.add(c.add)
+	case c.remove != nil:
+		t.remove(c.remove)
+	case c.of && c.record != nil:
+		t.committed[c.committed] = c.record
+	case c.of:
+		delete(t.committed, c.committed)
+	}
+}
+
+// lockBoard is the table as readers see it. A lock comes on it after its row is
+// readable, and leaves it after what it became is.
+type lockBoard struct {
+	count atomic.Int64 // prepared transactions, so that most readers need no more
+
+	mu      sync.RWMutex
+	table   lockTable     // guarded by mu
+	changed chan struct{} // guarded by mu; closed when something was taken off; nil: nobody waits
+}
+
+func (b *lockBoard) replace(t lockTable) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.table = t
+	b.wakeLocked()
+}
+
+func (b *lockBoard) publish(changes []lockChange) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range changes {
+		b.table.apply(&changes[i])
+	}
+	b.wakeLocked()
+}
+
+func (b *lockBoard) wakeLocked() {
+	b.count.Store(int64(len(b.table.prepared)))
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// Holder is a prepared transaction at one partition.
+type Holder struct {
+	ID        txn.ID
+	Partition placement.PartitionID
+	Home      placement.PartitionID
+	At        hlc.Timestamp // p
+	Deadline  hlc.Timestamp
+	Born      hlc.Timestamp
+	Reads     int // documents and ranges that it holds shared
+	Writes    int
+}
+
+func (h *held) holder() Holder {
+	return Holder{
+		ID: h.id, Partition: h.partition, Home: h.rec.Home, At: h.rec.At, Deadline: h.rec.Deadline, Born: h.rec.Born,
+		Reads: len(h.rec.Reads) + len(h.rec.Ranges), Writes: len(h.rec.Intents),
+	}
+}
+
+// LocksHeld is how many transactions are prepared here.
+func (m *Machine) LocksHeld() int { return int(m.locks.count.Load()) }
+
+// IntentsOn are the prepared transactions that are about to write documents. A
+// reader asks before it reads: who is not listed has either not prepared yet,
+// or what it wrote is readable.
+func (m *Machine) IntentsOn(keys []ReadKey) []Holder {
+	if m.locks.count.Load() == 0 {
+		return nil
+	}
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	var out []Holder
+	for i := range keys {
+		h := m.locks.table.excl[docRef{keys[i].Partition, keys[i].Collection, keys[i].ID}]
+		if h != nil && !slices.ContainsFunc(out, func(o Holder) bool { return o.ID == h.id && o.Partition == h.partition }) {
+			out = append(out, h.holder())
+		}
+	}
+	return out
+}
+
+// IntentsIn are those that are about to write documents that a scan may find.
+func (m *Machine) IntentsIn(s *ScanSpec) []Holder {
+	if m.locks.count.Load() == 0 {
+		return nil
+	}
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	var out []Holder
+	for _, h := range m.locks.table.prepared {
+		if s.Partitions != nil && !slices.Contains(s.Partitions, h.partition) {
+			continue
+		}
+		for i := range h.rec.Intents {
+			n := &h.rec.Intents[i]
+			if r := (txn.Range{Prefix: s.Prefix}); n.Collection == s.Collection && r.Contains(n.ID) {
+				out = append(out, h.holder())
+				break
+			}
+		}
+	}
+	sortHolders(out)
+	return out
+}
+
+// Blockers are the prepared transactions that a command would be refused for,
+// and a channel that is closed when any transaction has let go of its locks,
+// or taken some.
+func (m *Machine) Blockers(c *Command) ([]Holder, <-chan struct{}) {
+	if m.locks.count.Load() == 0 {
+		return nil, nil
+	}
+	m.locks.mu.Lock()
+	defer m.locks.mu.Unlock()
+	var out []Holder
+	t := &m.locks.table
+	note := func(h *held) {
+		if h != nil && !slices.ContainsFunc(out, func(o Holder) bool { return o.ID == h.id && o.Partition == h.partition }) {
+			out = append(out, h.holder())
+		}
+	}
+	part := func(p placement.PartitionID, part *txn.Part, self txn.ID) {
+		for i := range part.Reads {
+			note(t.intentOn(p, part.Reads[i].Collection, part.Reads[i].ID, self))
+		}
+		for i := range part.Ranges {
+			h, _ := t.intentIn(p, &part.Ranges[i], self)
+			note(h)
+		}
+		for i := range part.Writes {
+			note(t.blocksOther(p, part.Writes[i].Collection, part.Writes[i].ID, self))
+		}
+	}
+	switch {
+	case c.Write != nil:
+		note(t.blocks(c.Write.Partition, c.Write.Collection, c.Write.Item.ID))
+	case c.Txn != nil:
+		x := c.Txn
+		switch {
+		case x.Prepare != nil:
+			part(x.Partition, &x.Prepare.Part, x.ID)
+		case x.Decide != nil:
+			part(x.Partition, &x.Decide.Part, x.ID)
+		case x.Commit != nil:
+			for i := range x.Commit.Parts {
+				part(x.Commit.Parts[i].Partition, &x.Commit.Parts[i].Part, x.ID)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	if m.locks.changed == nil {
+		m.locks.changed = make(chan struct{})
+	}
+	return out, m.locks.changed
+}
+
+// Holders are all prepared transactions, in order of their partitions and IDs.
+func (m *Machine) Holders() []Holder {
+	if m.locks.count.Load() == 0 {
+		return nil
+	}
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	out := make([]Holder, 0, len(m.locks.table.prepared))
+	for _, h := range m.locks.table.prepared {
+		out = append(out, h.holder())
+	}
+	sortHolders(out)
+	return out
+}
+
+func sortHolders(hs []Holder) {
+	slices.SortFunc(hs, func(a, b Holder) int {
+		if a.Partition != b.Partition {
+			return int(a.Partition) - int(b.Partition)
+		}
+		if a.ID.Less(b.ID) {
+			return -1
+		}
+		return 1
+	})
+}
+
+// Unfinished is a committed transaction whose participants may not all have
+// resolved it.
+type Unfinished struct {
+	ID     txn.ID
+	Home   placement.PartitionID
+	Record *txn.CommittedRecord
+}
+
+// Unfinished are all of them whose commit timestamp is at or below at.
+func (m *Machine) Unfinished(at hlc.Timestamp) []Unfinished {
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	var out []Unfinished
+	for k, r := range m.locks.table.committed {
+		if r.At <= at {
+			out = append(out, Unfinished{k.id, k.partition, r})
+		}
+	}
+	slices.SortFunc(out, func(a, b Unfinished) int {
+		if a.ID.Less(b.ID) {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

@@ -1,0 +1,578 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Bounds of what one group holds for transactions that are not decided.
+const (
+	maxPrepared      = 20_000
+	maxPreparedBytes = 256 << 20
+)
+
+// Txn is one step of a transaction, at one partition. Exactly one of the
+// pointers is set.
+type Txn struct {
+	ID        txn.ID
+	Partition placement.PartitionID // a participant, or home
+	Epoch     placement.Epoch
+
+	Prepare *Prepare
+	Decide  *Decide
+	Resolve *Resolve
+	Settle  *Settle
+	Commit  *Commit
+	Forget  *Forget
+}
+
+// Prepare asks a participant for its vote: Prepared, or for ever Refused.
+type Prepare struct {
+	Home     placement.PartitionID
+	Deadline hlc.Timestamp
+	Born     hlc.Timestamp
+	Part     txn.Part
+}
+
+// Decide commits at home, if home's own part is valid: all participants have
+// voted yes, and MaxP is the largest of their prepare timestamps.
+type Decide struct {
+	MaxP         hlc.Timestamp
+	Participants []placement.PartitionID
+	Part         txn.Part
+}
+
+// Resolve tells a participant home's decision; At is the commit timestamp.
+type Resolve struct {
+	Commit bool
+	At     hlc.Timestamp
+}
+
+// Settle asks home. Undecided, the transaction is aborted if Abort is set; else
+// home's clock is raised to Raise, so that it can only commit above.
+type Settle struct {
+	Abort bool
+	Raise hlc.Timestamp
+}
+
+// Commit is a whole transaction whose partitions are all this group's; the
+// command's own partition is home.
+type Commit struct{ Parts []PartitionPart }
+
+// PartitionPart is what a transaction asks of one partition.
+type PartitionPart struct {
+	Partition placement.PartitionID
+	Part      txn.Part
+}
+
+// Forget drops home's record of a commit: every participant has resolved it.
+type Forget struct{}
+
+func (t *Txn) kind() commandKind {
+	switch {
+	case t.Prepare != nil:
+		return kindPrepare
+	case t.Decide != nil:
+		return kindDecide
+	case t.Resolve != nil:
+		return kindResolve
+	case t.Settle != nil:
+		return kindSettle
+	case t.Commit != nil:
+		return kindCommit
+	default:
+		return kindForget
+	}
+}
+
+func (t *Txn) check() error {
+	set := 0
+	for _, s := range [...]bool{t.Prepare != nil, t.Decide != nil, t.Resolve != nil, t.Settle != nil, t.Commit != nil, t.Forget != nil} {
+		if s {
+			set++
+		}
+	}
+	switch {
+	case set != 1:
+		return fmt.Errorf("a transaction's command says %d things instead of one", set)
+	case t.Commit != nil && (len(t.Commit.Parts) == 0 || len(t.Commit.Parts) > txn.MaxParticipants):
+		return fmt.Errorf("a transaction of %d partitions", len(t.Commit.Parts))
+	case t.Decide != nil && len(t.Decide.Participants) > txn.MaxParticipants:
+		return fmt.Errorf("a transaction of %d participants", len(t.Decide.Participants))
+	}
+	return nil
+}
+
+const txnHead = txn.IDLen + 5 + 10
+
+func (t *Txn) encodedLen() int {
+	const n = txnHead + 3*10
+	switch {
+	case t.Prepare != nil:
+		return n + txn.PartLen(&t.Prepare.Part)
+	case t.Decide != nil:
+		return n + 5*len(t.Decide.Participants) + txn.PartLen(&t.Decide.Part)
+	case t.Commit != nil:
+		size := n
+		for i := range t.Commit.Parts {
+			size += 5 + txn.PartLen(&t.Commit.Parts[i].Part)
+		}
+		return size
+	}
+	return n
+}
+
+func (t *Txn) append(dst []byte) []byte {
+	dst = txn.AppendID(dst, t.ID)
+	dst = binary.AppendUvarint(dst, uint64(t.Partition))
+	dst = binary.AppendUvarint(dst, uint64(t.Epoch))
+	switch {
+	case t.Prepare != nil:
+		p := t.Prepare
+		dst = binary.AppendUvarint(dst, uint64(p.Home))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(p.Deadline))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(p.Born))
+		dst = txn.AppendPart(dst, &p.Part)
+	case t.Decide != nil:
+		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Decide.MaxP))
+		dst = txn.AppendPartitions(dst, t.Decide.Participants)
+		dst = txn.AppendPart(dst, &t.Decide.Part)
+	case t.Resolve != nil:
+		dst = append(dst, bit(t.Resolve.Commit))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Resolve.At))
+	case t.Settle != nil:
+		dst = append(dst, bit(t.Settle.Abort))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Settle.Raise))
+	case t.Commit != nil:
+		dst = binary.AppendUvarint(dst, uint64(len(t.Commit.Parts)))
+		for i := range t.Commit.Parts {
+			dst = binary.AppendUvarint(dst, uint64(t.Commit.Parts[i].Partition))
+			dst = txn.AppendPart(dst, &t.Commit.Parts[i].Part)
+		}
+	}
+	return dst
+}
+
+func bit(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// txn reads a transaction's command. Its own decoder goes over the rest of the
+// entry and gives back what it has not read.
+func (d *entryDecoder) txn(kind commandKind) *Txn {
+	r := txn.Reader{B: d.b}
+	t := &Txn{ID: r.ID(), Partition: placement.PartitionID(r.Uvarint32()), Epoch: placement.Epoch(r.Uvarint())}
+	truth := func() bool {
+		v := r.U8()
+		if v > 1 {
+			r.Fail(fmt.Errorf("%d where 0 or 1 should be", v))
+		}
+		return v == 1
+	}
+	switch kind {
+	case kindPrepare:
+		t.Prepare = &Prepare{Home: placement.PartitionID(r.Uvarint32()), Deadline: r.Time(), Born: r.Time(), Part: r.Part()}
+	case kindDecide:
+		t.Decide = &Decide{MaxP: r.Time(), Participants: r.Partitions(), Part: r.Part()}
+	case kindResolve:
+		t.Resolve = &Resolve{Commit: truth(), At: r.Time()}
+	case kindSettle:
+		t.Settle = &Settle{Abort: truth(), Raise: r.Time()}
+	case kindCommit:
+		n := r.Count(1+3, txn.MaxParticipants)
+		if n == 0 {
+			r.Fail(errors.New("a commit of nothing"))
+		}
+		t.Commit = &Commit{Parts: make([]PartitionPart, 0, n)}
+		for range n {
+			t.Commit.Parts = append(t.Commit.Parts, PartitionPart{placement.PartitionID(r.Uvarint32()), r.Part()})
+		}
+	case kindForget:
+		t.Forget = &Forget{}
+	}
+	left := r.B
+	r.B = nil
+	if err := r.Err(); err != nil {
+		d.b = nil
+		if d.bad == nil {
+			d.bad = sameFault(err)
+		}
+		return t
+	}
+	d.b = left
+	return t
+}
+
+// txnRow names a record, for those that the batch has written.
+type txnRow struct {
+	txnKey
+	role mvcc.Role
+}
+
+// txn runs one step of a transaction and folds its answer into the digest.
+func (a *applier) txn(c *Command, r *Result) error {
+	t := c.Txn
+	refused := func(code wire.Code, detail string) error {
+		r.Wire.Error, r.Detail = &wire.Error{Code: code, Epoch: uint64(a.meta.epoch)}, detail
+		a.fold(opAnswer, nil, uint64(code))
+		return nil
+	}
+	if !a.view.check(t.Partition, t.Epoch) {
+		return refused(wire.CodeStaleEpoch, a.view.why(a.m.group, t.Partition, t.Epoch))
+	}
+	if t.Commit != nil {
+		for i := range t.Commit.Parts {
+			if p := t.Commit.Parts[i].Partition; !a.view.check(p, t.Epoch) {
+				return refused(wire.CodeStaleEpoch, a.view.why(a.m.group, p, t.Epoch))
+			}
+		}
+	}
+	var answer txn.Answer
+	var err error
+	switch {
+	case t.Prepare != nil:
+		if a.m.held.prepared[txnKey{t.Partition, t.ID}] == nil && (len(a.m.held.prepared) >= maxPrepared || a.m.held.bytes >= maxPreparedBytes) {
+			return refused(wire.CodeOverloaded, "too many transactions wait for their decision")
+		}
+		answer, err = a.prepare(c.Time, t)
+	case t.Decide != nil:
+		answer, err = a.decideTxn(c.Time, t)
+	case t.Resolve != nil:
+		if h := a.m.held.prepared[txnKey{t.Partition, t.ID}]; h != nil && t.Resolve.Commit && t.Resolve.At < h.rec.At {
+			return refused(wire.CodeBadRequest, "a commit timestamp below the prepare timestamp")
+		}
+		answer, err = a.resolve(t)
+	case t.Settle != nil:
+		answer, err = a.settle(t)
+	case t.Commit != nil:
+		answer, err = a.commitTxn(c.Time, t)
+	case t.Forget != nil:
+		answer, err = a.forget(t)
+	}
+	if err != nil {
+		return err
+	}
+	r.Txn = &answer
+	var code uint64
+	if answer.Conflict != nil {
+		code = uint64(answer.Conflict.Code)
+	}
+	a.fold(opAnswer, nil, uint64(answer.State), uint64(answer.At), code)
+	return nil
+}
+
+// prepare is a participant's vote.
+func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	if h := a.m.held.prepared[k]; h != nil {
+		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
+	}
+	if state, found, err := a.tombstone(k, mvcc.RoleDone); found || err != nil {
+		return txn.Answer{State: state, Duplicate: true}, err
+	}
+	if a.expired(t.ID) {
+		return txn.Answer{State: txn.Expired}, nil
+	}
+	ts := max(at, a.meta.clock+1)
+	conflict, err := a.validate(t.Partition, &t.Prepare.Part, t.ID)
+	var intents []txn.Intent
+	if conflict == nil && err == nil {
+		intents, conflict, err = a.intents(t.Partition, &t.Prepare.Part, ts)
+	}
+	switch {
+	case err != nil:
+		return txn.Answer{}, err
+	case conflict != nil:
+		return txn.Answer{State: txn.Refused, Conflict: conflict}, a.bury(k, mvcc.RoleDone, txn.Refused)
+	}
+	if ts, err = a.tick(at); err != nil {
+		return txn.Answer{}, err
+	}
+	rec := txn.PreparedRecord{
+		Home: t.Prepare.Home, At: ts, Deadline: t.Prepare.Deadline, Born: t.Prepare.Born,
+		Reads: t.Prepare.Part.Reads, Ranges: t.Prepare.Part.Ranges, Intents: intents,
+	}
+	// The table outlives the entry: it has memory of its own.
+	row := rec.Append(nil)
+	h := &held{txnKey: k, size: len(row)}
+	if err := h.rec.Decode(row); err != nil {
+		return txn.Answer{}, err
+	}
+	a.change(lockChange{add: h})
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, t.Partition, mvcc.RolePrepared, t.ID.Time, &t.ID.Random)
+	return txn.Answer{State: txn.Prepared, At: ts}, a.set(a.key, row)
+}
+
+// decided is what home has said before.
+func (a *applier) decided(k txnKey) (txn.Answer, bool, error) {
+	if rec := a.m.held.committed[k]; rec != nil {
+		return txn.Answer{State: txn.Committed, At: rec.At, Duplicate: true}, true, nil
+	}
+	if a.expired(k.id) {
+		return txn.Answer{}, false, nil // rows that are there still are as good as gone
+	}
+	if state, found, err := a.tombstone(k, mvcc.RoleAborted); found || err != nil {
+		return txn.Answer{State: state, Duplicate: true}, found, err
+	}
+	var known Result
+	w := Write{Partition: k.partition, Item: wire.WriteItem{RequestID: wire.RequestID(k.id)}}
+	found, err := a.known(&w, &known)
+	if err != nil || !found {
+		return txn.Answer{}, false, err
+	}
+	return txn.Answer{State: txn.Committed, At: hlc.Timestamp(known.Wire.Time), Duplicate: true}, true, nil
+}
+
+// decideTxn is the commit point of a transaction over several groups.
+func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	if answer, found, err := a.decided(k); found || err != nil {
+		return answer, err
+	}
+	if a.expired(t.ID) {
+		return txn.Answer{State: txn.Expired}, nil
+	}
+	at = max(at, t.Decide.MaxP)
+	conflict, err := a.validate(t.Partition, &t.Decide.Part, t.ID)
+	var intents []txn.Intent
+	if conflict == nil && err == nil {
+		intents, conflict, err = a.intents(t.Partition, &t.Decide.Part, max(at, a.meta.clock+1))
+	}
+	switch {
+	case err != nil:
+		return txn.Answer{}, err
+	case conflict != nil:
+		return txn.Answer{State: txn.Aborted, Conflict: conflict}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+	}
+	c, err := a.tick(at)
+	if err != nil {
+		return txn.Answer{}, err
+	}
+	if err := a.realise(t.Partition, intents, c); err != nil {
+		return txn.Answer{}, err
+	}
+	if len(t.Decide.Participants) > 0 {
+		rec := &txn.CommittedRecord{At: c, Participants: t.Decide.Participants}
+		a.change(lockChange{of: true, committed: k, record: rec})
+		a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
+		if err := a.set(a.key, rec.Append(nil)); err != nil {
+			return txn.Answer{}, err
+		}
+	}
+	return txn.Answer{State: txn.Committed, At: c}, a.recordCommit(k, c)
+}
+
+// recordCommit remembers a commit under its request ID, in the entry of its effect.
+func (a *applier) recordCommit(k txnKey, c hlc.Timestamp) error {
+	id := wire.RequestID(k.id)
+	w := Write{Partition: k.partition, Item: wire.WriteItem{RequestID: id}}
+	r := Result{Wire: wire.WriteResult{Time: uint64(c)}}
+	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, k.partition, id.Time, &id.Random)
+	a.row = appendAnswer(a.row[:0], &r, false)
+	a.requests[requestKeyOf(&w)] = append([]byte(nil), a.row...)
+	a.noteID(k.id)
+	return a.set(a.key, a.row)
+}
+
+// noteID makes an ID one that was seen.
+func (a *applier) noteID(id txn.ID) {
+	request := wire.RequestID(id)
+	a.m.requests.add(&request)
+	a.meta.youngest = max(a.meta.youngest, id.Time)
+}
+
+// resolve makes home's decision true at a participant.
+func (a *applier) resolve(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	done := txn.Answer{State: txn.Done}
+	h := a.m.held.prepared[k]
+	if h == nil {
+		_, found, err := a.tombstone(k, mvcc.RoleDone)
+		if found || err != nil || a.expired(t.ID) {
+			return done, err
+		}
+		return done, a.bury(k, mvcc.RoleDone, txn.Done)
+	}
+	if t.Resolve.Commit {
+		// Nothing at or below C is written any more once the locks are gone.
+		a.raise(t.Resolve.At)
+		if err := a.realise(k.partition, h.rec.Intents, t.Resolve.At); err != nil {
+			return done, err
+		}
+	}
+	return done, a.release(h)
+}
+
+// release lets go of a prepared transaction, which has come to its end.
+func (a *applier) release(h *held) error {
+	a.change(lockChange{remove: h})
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, h.partition, mvcc.RolePrepared, h.id.Time, &h.id.Random)
+	if err := a.delete(a.key); err != nil || a.expired(h.id) {
+		return err
+	}
+	return a.bury(h.txnKey, mvcc.RoleDone, txn.Done)
+}
+
+// raise moves the clock up without an effect.
+func (a *applier) raise(to hlc.Timestamp) {
+	if to > a.meta.clock {
+		a.meta.clock = to
+		a.meta.ceiling = max(a.meta.ceiling, to)
+		a.dirtyB = true
+	}
+	a.fold(opState, nil, uint64(a.meta.clock))
+}
+
+// settle is home's word to somebody who asks.
+func (a *applier) settle(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	if answer, found, err := a.decided(k); found || err != nil {
+		return answer, err
+	}
+	switch {
+	case a.expired(t.ID): // it was not committed, and never will be
+		return txn.Answer{State: txn.Expired}, nil
+	case t.Settle.Abort:
+		return txn.Answer{State: txn.Aborted}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+	}
+	a.raise(t.Settle.Raise)
+	return txn.Answer{State: txn.None}, nil
+}
+
+// commitTxn is a whole transaction in one entry.
+func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
+	home := txnKey{t.Partition, t.ID}
+	if answer, found, err := a.decided(home); found || err != nil {
+		return answer, err
+	}
+	if a.expired(t.ID) {
+		return txn.Answer{State: txn.Expired}, nil
+	}
+	abort := func(why *txn.Conflict) (txn.Answer, error) {
+		return txn.Answer{State: txn.Aborted, Conflict: why}, a.bury(home, mvcc.RoleAborted, txn.Aborted)
+	}
+	ts := max(at, a.meta.clock+1)
+	all := make([][]txn.Intent, len(t.Commit.Parts))
+	for i := range t.Commit.Parts {
+		p := &t.Commit.Parts[i]
+		if p.Partition != t.Partition {
+			// When a partition lived elsewhere, another coordinator may have
+			// come this way with the same transaction, and been refused.
+			_, found, err := a.tombstone(txnKey{p.Partition, t.ID}, mvcc.RoleDone)
+			if err != nil {
+				return txn.Answer{}, err
+			}
+			if found {
+				return abort(nil)
+			}
+		}
+		conflict, err := a.validate(p.Partition, &p.Part, t.ID)
+		if conflict == nil && err == nil {
+			all[i], conflict, err = a.intents(p.Partition, &p.Part, ts)
+		}
+		if err != nil {
+			return txn.Answer{}, err
+		}
+		if conflict != nil {
+			return abort(conflict)
+		}
+	}
+	c, err := a.tick(at)
+	if err != nil {
+		return txn.Answer{}, err
+	}
+	for i := range t.Commit.Parts {
+		k := txnKey{t.Commit.Parts[i].Partition, t.ID}
+		err := a.realise(k.partition, all[i], c)
+		switch h := a.m.held.prepared[k]; {
+		case err != nil:
+		case h != nil:
+			err = a.release(h)
+		case k != home:
+			err = a.bury(k, mvcc.RoleDone, txn.Done)
+		}
+		if err != nil {
+			return txn.Answer{}, err
+		}
+	}
+	return txn.Answer{State: txn.Committed, At: c}, a.recordCommit(home, c)
+}
+
+// forget drops home's record. What was committed stays known by its request ID.
+func (a *applier) forget(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	rec := a.m.held.committed[k]
+	if rec == nil {
+		return txn.Answer{State: txn.None}, nil
+	}
+	a.change(lockChange{of: true, committed: k})
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
+	return txn.Answer{State: txn.Committed, At: rec.At}, a.delete(a.key)
+}
+
+// expired says that tombstones of this age are gone, so that nothing can be
+// said for new.
+func (a *applier) expired(id txn.ID) bool { return hlc.Timestamp(id.Time) < a.meta.requests }
+
+// change changes the table, and later what readers see of it.
+func (a *applier) change(c lockChange) {
+	a.m.held.apply(&c)
+	a.changes = append(a.changes, c)
+}
+
+// tombstone looks for one.
+func (a *applier) tombstone(k txnKey, role mvcc.Role) (txn.State, bool, error) {
+	request := wire.RequestID(k.id)
+	if a.expired(k.id) || a.m.requests.unseen(&request) {
+		return 0, false, nil
+	}
+	if state, found := a.tombs[txnRow{k, role}]; found {
+		return state, true, nil
+	}
+	reader, err := a.read()
+	if err != nil {
+		return 0, false, err
+	}
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
+	b, found, err := reader.Get(a.key)
+	if err != nil || !found {
+		return 0, false, err
+	}
+	var t txn.Tombstone
+	if err := t.Decode(b); err != nil {
+		return 0, false, sameFault(err)
+	}
+	return t.State, true, nil
+}
+
+// bury writes a tombstone.
+func (a *applier) bury(k txnKey, role mvcc.Role, state txn.State) error {
+	a.tombs[txnRow{k, role}] = state
+	a.noteID(k.id)
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
+	return a.set(a.key, txn.Tombstone{State: state}.Append(nil))
+}
+
+// forgetTxns removes the tombstones below the horizon.
+func (a *applier) forgetTxns(horizon hlc.Timestamp) error {
+	for _, p := range a.view.partitions {
+		for _, role := range [...]mvcc.Role{mvcc.RoleDone, mvcc.RoleAborted} {
+			start, end := mvcc.TxnSpan(a.m.group, p, role, horizon)
+			// Not folded: what is gone follows from the horizon, which is.
+			if err := a.writer().DeleteRange(start, end); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
