@@ -92,3 +92,33 @@ func TestPlacement(t *testing.T) {
 	play(t, Placements, "states compared", "crashes", "installs", "terms served", "collections that were",
 		"answers: ok", "answers: unavailable", "answers: collection_exists", "answers: cluster_exists", "answers: wrong_cluster")
 }
+
+func TestTransactions(t *testing.T) {
+	play(t, Transactions, "commits in one entry", "commits over several groups", "transactions done", "transactions refused",
+		"read-only transactions", "recoveries", "coordinators dead", "leader changes", "readers at an intent", "single writes at a lock", "reads at a time")
+}
+
+// TestTransactionMistakes breaks each rule of the protocol, and sees it caught.
+func TestTransactionMistakes(t *testing.T) {
+	for m := noMistake + 1; m < lastMistake; m++ {
+		t.Run(mistakeNames[m], func(t *testing.T) {
+			t.Parallel()
+			pool := newEnginePool()
+			defer func() {
+				if err := pool.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			const budget = 3000
+			for n := range uint64(budget) {
+				r := newRun(n, nil)
+				runTxns(r, pool, m)
+				if r.fault != nil {
+					t.Logf("caught by seed %d: %.300v", n, r.fault)
+					return
+				}
+			}
+			t.Errorf("not caught by %d seeds", budget)
+		})
+	}
+}
