@@ -49,6 +49,9 @@ var errorTable = []errorRow{
 	{wire.CodeClusterExists, "ClusterExists", "The nodes form a cluster already, or began to form another one.", "Use it, or complete it; the message says which."},
 	{wire.CodeNotAttempted, "NotAttempted", "An earlier item of an ordered bulk write failed; this one was not tried.", "Resolve the earlier one, then send the rest."},
 
+	{wire.CodeTxnConflict, "TxnConflict", "A transaction read what has changed since, or met another that holds what it needs; the message names the document and the other. Nothing was done.", "Run the transaction again from its first read; the client library does."},
+	{wire.CodeTxnAborted, "TxnAborted", "A transaction was not decided within its time, or somebody aborted it. Nothing was done.", "Run the transaction again from its first read; the client library does."},
+
 	{wire.CodeDocumentTooLarge, "DocumentTooLarge", "The document is larger than the cluster accepts.", "Split it."},
 	{wire.CodeTooDeep, "TooDeep", "The document's arrays and maps are nested deeper than 64.", "Flatten it."},
 	{wire.CodeFrameTooLarge, "FrameTooLarge", "The message is larger than a frame may be.", "Send several smaller requests."},
@@ -65,6 +68,7 @@ var errorTable = []errorRow{
 	{wire.CodeNotInitialised, "NotInitialised", "The node belongs to no cluster yet.", "Run `idb cluster init`."},
 	{wire.CodeWrongCluster, "WrongCluster", "The node belongs to another cluster, or was wiped.", "Check the address."},
 	{wire.CodeShuttingDown, "ShuttingDown", "The node is shutting down. Nothing was done.", "Send the same request to another node."},
+	{wire.CodeLocked, "Locked", "A transaction that is about to be decided holds the document; the message names it. Nothing was done.", "Wait, then send the same request again."},
 
 	{wire.CodeOutcomeUnknown, "OutcomeUnknown", "The write was sent to its shard group and no answer came in time: it may have happened, and may yet happen.", "Send it again under the same request ID: it has the effect of once, and the answer is the first one's."},
 	{wire.CodeOutcomeExpired, "OutcomeExpired", "The request ID is older than what the cluster remembers, so whether it was done is not known any more. This attempt did nothing.", "Read the document to see."},
@@ -121,6 +125,7 @@ func (r *Router) wireError(err error, s subject) *wire.Error {
 		notLeader *shardgroup.NotLeaderError
 		conn      *wire.ConnError
 		halted    *shardgroup.HaltError
+		back      *shardgroup.StepBack
 	)
 	switch {
 	case errors.As(err, &refusal):
@@ -134,6 +139,8 @@ func (r *Router) wireError(err error, s subject) *wire.Error {
 		return e
 	case errors.Is(err, shardgroup.ErrOutcomeUnknown):
 		return refuse(wire.CodeOutcomeUnknown, "%s: the write was proposed and its outcome is unknown: it may yet happen (retry under the same request ID)", s)
+	case errors.As(err, &back):
+		return refuse(wire.CodeTxnConflict, "%s: is held by transaction %s, which is older (run the transaction again)", s, back.Rival)
 	case errors.Is(err, shardgroup.ErrOverloaded):
 		e := refuse(wire.CodeOverloaded, "%s: too many writes are waiting at its shard group (wait, then retry)", s)
 		e.RetryAfterMillis = 20
@@ -249,7 +256,7 @@ func (r *Router) wordWrite(e *wire.Error, collection string, item *wire.WriteIte
 // passing says that routing again may help.
 func passing(c wire.Code) bool {
 	switch c {
-	case wire.CodeNotLeader, wire.CodeStaleEpoch, wire.CodeUnavailable, wire.CodeShuttingDown:
+	case wire.CodeNotLeader, wire.CodeStaleEpoch, wire.CodeUnavailable, wire.CodeShuttingDown, wire.CodeLocked:
 		return true
 	}
 	return false

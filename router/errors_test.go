@@ -204,7 +204,7 @@ func TestPassing(t *testing.T) {
 			}
 		}
 	}
-	if want := []wire.Code{wire.CodeNotLeader, wire.CodeStaleEpoch, wire.CodeUnavailable, wire.CodeShuttingDown}; !slices.Equal(got, want) {
+	if want := []wire.Code{wire.CodeNotLeader, wire.CodeStaleEpoch, wire.CodeUnavailable, wire.CodeShuttingDown, wire.CodeLocked}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }

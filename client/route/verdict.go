@@ -28,7 +28,7 @@ func Decisive(code wire.Code) bool {
 		wire.CodeBadCollection, wire.CodeBadCursor, wire.CodeUnsupported,
 		wire.CodeNotFound, wire.CodeVersionNotFound, wire.CodeHistoryExpired,
 		wire.CodeVersionConflict, wire.CodeAlreadyExists, wire.CodeUpdateFailed,
-		wire.CodeCollectionExists, wire.CodeNotAttempted,
+		wire.CodeCollectionExists, wire.CodeNotAttempted, wire.CodeTxnConflict, wire.CodeTxnAborted,
 		wire.CodeDocumentTooLarge, wire.CodeTooDeep, wire.CodeTooManyItems:
 		return true
 	}

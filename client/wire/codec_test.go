@@ -24,6 +24,8 @@ func everyMessage() []Message {
 		new(NodeInfo), new(ClusterInitRequest), new(ClusterInitReply), new(NodeStatus), new(GroupStatus),
 		new(ClusterStatus), new(NodeAnswer),
 		new(CheckRequest), new(CheckReply), new(CheckReplica), new(CheckFinding),
+		new(CommitRequest), new(TxnCollection), new(TxnRead), new(TxnRange), new(CommitReply), new(LockRequest),
+		new(UnlockRequest), new(EvaluateRequest), new(EvaluateReply), new(TxnList), new(TxnInfo), new(TxnWait), new(TxnAbortRequest),
 	}
 }
 

@@ -25,6 +25,12 @@ const (
 	KindSettings         Kind = 14 // Settings → Settings; changes the cluster's settings
 	KindCancel           Kind = 15 // empty; stops the request of the same request ID; no answer
 	KindCheck            Kind = 16 // CheckRequest → CheckReply: compares a group's replicas
+	KindCommit           Kind = 17 // CommitRequest → CommitReply: a transaction
+	KindLock             Kind = 18 // LockRequest → GetReply: locks a document for a transaction, and reads it
+	KindUnlock           Kind = 19 // UnlockRequest → empty
+	KindEvaluate         Kind = 20 // EvaluateRequest → EvaluateReply: what operations make of a document
+	KindTxnList          Kind = 21 // empty → TxnList: transactions that are not decided or resolved
+	KindTxnAbort         Kind = 22 // TxnAbortRequest → CommitReply: aborts one that is not decided
 )
 
 // Peer kinds, 64 to 127, are refused on the client port. Their bodies belong
@@ -46,12 +52,14 @@ const (
 	KindGroupCommand  Kind = 77 // an administrative command for one group's leader
 	KindGroupMark     Kind = 78 // has one group's replicas add their rows up at one entry
 	KindGroupFindings Kind = 79 // what a replica found at such an entry
+	KindGroupTxn      Kind = 80 // commands of a transaction, for one group's leader
+	KindGroupTxnRead  Kind = 81 // what is decided, still newest, or held, at one group's leader
 )
 
 // lastClientKind ends the kinds of clients; firstPeerKind and lastKind bound
 // those of nodes.
 const (
-	lastClientKind Kind = KindCheck
+	lastClientKind Kind = KindTxnAbort
 
 	firstPeerKind Kind = 64
 	lastKind      Kind = 127
@@ -64,7 +72,7 @@ func (k Kind) Peer() bool { return k >= firstPeerKind && k <= lastKind }
 // answer is lost.
 func (k Kind) mutates() bool {
 	switch k {
-	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus, KindCheck:
+	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus, KindCheck, KindEvaluate, KindLock, KindUnlock, KindTxnList:
 		return false
 	}
 	return true
@@ -87,6 +95,12 @@ var kindNames = map[Kind]string{
 	KindSettings:         "settings",
 	KindCancel:           "cancel",
 	KindCheck:            "check",
+	KindCommit:           "commit",
+	KindLock:             "lock",
+	KindUnlock:           "unlock",
+	KindEvaluate:         "evaluate",
+	KindTxnList:          "txn_list",
+	KindTxnAbort:         "txn_abort",
 	KindPeerHello:        "peer_hello",
 	KindRaftAppend:       "raft_append",
 	KindRaftVote:         "raft_vote",
@@ -103,6 +117,8 @@ var kindNames = map[Kind]string{
 	KindGroupCommand:     "group_command",
 	KindGroupMark:        "group_mark",
 	KindGroupFindings:    "group_findings",
+	KindGroupTxn:         "group_txn",
+	KindGroupTxnRead:     "group_txn_read",
 }
 
 // String is the kind's name, as in metrics, or its number.

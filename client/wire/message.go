@@ -206,6 +206,124 @@ type HistoryReply struct {
 	Cost     Cost
 }
 
+// CommitRequest is a whole transaction: what was read, and what is to be
+// written. It takes effect at one instant, if everything that was read is the
+// newest still; or not at all. It may be sent again, to any node, as it was:
+// the answer is the first one's. Its home is the first document written. A
+// transaction without writes is only looked at: is what was read still the
+// newest?
+type CommitRequest struct {
+	ID RequestID // of the transaction
+	// Born is when the first attempt of this work began; older ones wait for
+	// locks where younger ones step back. Attempt counts from 1.
+	Born    uint64
+	Attempt uint32
+	// TimeoutMillis is how long it may take to be decided; then it is aborted.
+	// 0: the server's choice.
+	TimeoutMillis uint32
+	Collections   []TxnCollection
+}
+
+// TxnCollection is a transaction's part in one collection.
+type TxnCollection struct {
+	Name   string
+	Reads  []TxnRead
+	Ranges []TxnRange
+	// Writes have no request IDs of their own, and restore nothing. Several of
+	// one document are done in their order and make one version.
+	Writes []WriteItem
+}
+
+// TxnRead is a document that was read: At is its UpdatedAt, 0 if there was none.
+type TxnRead struct {
+	ID string
+	At uint64
+}
+
+// TxnRange is what was scanned at At: IDs that begin with Prefix, from From to
+// To, both included; empty is no bound.
+type TxnRange struct {
+	Prefix, From, To string
+	At               uint64
+}
+
+// CommitReply is of a transaction that was committed (refused: an Error).
+type CommitReply struct {
+	Time      uint64 // commit timestamp; 0: nothing was written
+	Duplicate bool   // an earlier attempt under this ID had committed it
+	Now       uint64
+	Cost      Cost
+}
+
+// LockRequest locks a document for a transaction that will be committed under
+// ID, until then, or until TTLMillis have passed. The answer is the newest
+// version, as a get's.
+type LockRequest struct {
+	ID         RequestID
+	Born       uint64
+	TTLMillis  uint32
+	Collection string
+	Document   string
+	Direct     bool
+	// First: the transaction has locked nothing yet, so that it may wait also
+	// for an older one.
+	First bool
+}
+
+// UnlockRequest lets go of what a transaction has locked.
+type UnlockRequest struct {
+	ID          RequestID
+	Collections []TxnCollection // Reads name the documents
+	Direct      bool
+}
+
+// EvaluateRequest asks what operations make of a document. Nothing is stored.
+type EvaluateRequest struct {
+	Collection string
+	Document   Document // Version 0: there is none
+	Items      []WriteItem
+}
+
+// EvaluateReply has the body; without one the document does not exist then.
+type EvaluateReply struct {
+	Body []byte
+	Now  uint64
+}
+
+// TxnList has the transactions that hold something, over all groups.
+type TxnList struct {
+	Txns  []TxnInfo
+	Waits []TxnWait
+	Now   uint64
+}
+
+// TxnInfo is one transaction: prepared at some partitions, or committed and not
+// resolved everywhere.
+type TxnInfo struct {
+	ID         RequestID
+	Home       uint32 // partition
+	Committed  bool
+	Time       uint64 // prepare or commit timestamp, the largest known
+	Deadline   uint64
+	Born       uint64
+	Partitions []uint32
+	Reads      uint32 // documents and ranges held shared
+	Writes     uint32
+}
+
+// TxnWait is somebody who waits for a transaction's lock.
+type TxnWait struct {
+	ID     RequestID // zero: a single write
+	For    RequestID
+	Micros uint64
+}
+
+// TxnAbortRequest aborts a transaction that is not decided.
+type TxnAbortRequest struct {
+	ID   RequestID
+	Home uint32
+}
+
 // Cost is what an answer took.
 type Cost struct {
 	Groups      uint32 // shard groups asked

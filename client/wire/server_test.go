@@ -132,7 +132,7 @@ func TestPeerPort(t *testing.T) {
 			t.Errorf("a client asks for %v: %v", kind, err)
 		}
 	}
-	for _, kind := range []Kind{0, KindCheck + 1, 63, 128, 255} {
+	for _, kind := range []Kind{0, lastClientKind + 1, 63, 128, 255} {
 		if _, err := client.Call(ctx, kind, nil); CodeOf(err) != CodeUnsupported {
 			t.Errorf("kind %d: %v", kind, err)
 		}

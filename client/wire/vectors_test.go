@@ -159,6 +159,21 @@ var messageTable = []struct {
 		Documents: 21384, Versions: 30000, Bytes: 1 << 21, Requests: 512, Owned: []uint32{1, 41}}},
 	{"check replica", "", &CheckReplica{Node: "n1"}},
 	{"check finding", "a warning of no partition", &CheckFinding{Kind: "horizon", Warning: true, Partition: NoPartition, Text: "the horizon of request IDs is ahead"}},
+	{"commit", "reads one document and the absence of another, a range, and writes two", &CommitRequest{ID: RequestID{1, random16}, Born: 5, Attempt: 2, TimeoutMillis: 5000, Collections: []TxnCollection{
+		{Name: "cities", Reads: []TxnRead{{ID: "DE/1", At: 7}, {ID: "DE/2"}}, Ranges: []TxnRange{{Prefix: "DE/", From: "DE/1", To: "DE/9", At: 9}}, Writes: []WriteItem{{Op: OpPut, ID: "DE/1", Body: berlin()}, {Op: OpUpdate, ID: "DE/3", Body: grow()}}},
+	}}},
+	{"commit reply", "", &CommitReply{Time: 114967706271645697, Duplicate: true, Now: 114967706271645699, Cost: aCost}},
+	{"lock", "the first of its transaction", &LockRequest{ID: RequestID{1, random16}, Born: 5, TTLMillis: 1000, Collection: "cities", Document: "DE/1", Direct: true, First: true}},
+	{"unlock", "", &UnlockRequest{ID: RequestID{1, random16}, Collections: []TxnCollection{{Name: "cities", Reads: []TxnRead{{ID: "DE/1"}}}}}},
+	{"evaluate", "what an update makes of a document", &EvaluateRequest{Collection: "cities", Document: Document{ID: "DE/1", Version: 2, Body: berlin()}, Items: []WriteItem{{Op: OpUpdate, ID: "DE/1", Body: grow()}}}},
+	{"evaluate reply", "", &EvaluateReply{Body: berlin(), Now: 3}},
+	{"transactions", "one that is prepared, and a single write that waits for it", &TxnList{Txns: []TxnInfo{{ID: RequestID{1, random16}, Home: 3, Time: 7, Deadline: 9, Born: 5, Partitions: []uint32{4, 5}, Reads: 1, Writes: 2}}, Waits: []TxnWait{{For: RequestID{1, random16}, Micros: 300}}, Now: 8}},
+	{"transaction's collection", "", &TxnCollection{Name: "cities", Reads: []TxnRead{{ID: "DE/1", At: 7}}}},
+	{"transaction's read", "there was none", &TxnRead{ID: "DE/2"}},
+	{"transaction's range", "all of a collection", &TxnRange{At: 9}},
+	{"transaction", "committed, not resolved everywhere", &TxnInfo{ID: RequestID{1, random16}, Home: 3, Committed: true, Time: 7, Partitions: []uint32{3}}},
+	{"wait", "", &TxnWait{ID: RequestID{1, random16}, For: RequestID{2, random16}, Micros: 300}},
+	{"abort a transaction", "", &TxnAbortRequest{ID: RequestID{1, random16}, Home: 3}},
 }
 
 var frameTable = []struct {
