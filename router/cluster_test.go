@@ -15,6 +15,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 
 	pebblevfs "github.com/cockroachdb/pebble/v2/vfs"
@@ -382,6 +383,24 @@ func (g testGroup) Clock(context.Context) (hlc.Timestamp, error) {
 }
 
 func (g testGroup) Machine() Reader { return g.core.machine }
+
+func (g testGroup) ProposeTxn(ctx context.Context, c fsm.Command, _ hlc.Timestamp, _ bool) (fsm.Result, error) {
+	return g.Propose(ctx, c)
+}
+
+func (g testGroup) AwaitWrite(context.Context, *fsm.Command) {}
+
+func (g testGroup) ClearReads(context.Context, []fsm.ReadKey, hlc.Timestamp) error { return nil }
+
+func (g testGroup) ClearScan(context.Context, *fsm.ScanSpec, hlc.Timestamp) error { return nil }
+
+func (g testGroup) Lock(context.Context, txn.ID, hlc.Timestamp, fsm.ReadKey, time.Duration, bool) error {
+	return g.confirm()
+}
+
+func (g testGroup) Unlock(txn.ID) {}
+
+func (g testGroup) Waits() ([]shardgroup.Waiting, uint64, time.Duration, uint64) { return nil, 0, 0, 0 }
 
 func (g testGroup) Mark(_ context.Context, k fsm.Mark) (uint64, error) {
 	if _, err := g.core.propose(g.self, fsm.Command{Mark: &k}); err != nil {

@@ -2,11 +2,13 @@ package router
 
 import (
 	"context"
+	"time"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -44,6 +46,19 @@ type Group interface {
 	Mark(ctx context.Context, k fsm.Mark) (index uint64, err error)
 	Findings(ctx context.Context, id [16]byte, index uint64) (*fsm.Findings, error)
 
+	// ProposeTxn is Propose of a transaction's command, after it has waited for
+	// the locks of others (shardgroup.Group); AwaitWrite only waits.
+	ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestamp, free bool) (fsm.Result, error)
+	AwaitWrite(ctx context.Context, c *fsm.Command)
+	// ClearReads and ClearScan stand between ReadIndex or ReadAt and a read:
+	// intents that are to be seen have become versions when they return.
+	ClearReads(ctx context.Context, keys []fsm.ReadKey, at hlc.Timestamp) error
+	ClearScan(ctx context.Context, s *fsm.ScanSpec, at hlc.Timestamp) error
+	// Lock and Unlock are of locks taken up front, Waits of who waits.
+	Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.ReadKey, ttl time.Duration, free bool) error
+	Unlock(id txn.ID)
+	Waits() (now []shardgroup.Waiting, ended uint64, total time.Duration, stepped uint64)
+
 	// Machine reads what is applied here.
 	Machine() Reader
 }
@@ -61,6 +76,15 @@ type Reader interface {
 	Scan(spec fsm.ScanSpec) (docs []wire.Document, more bool, cost wire.Cost, err error)
 	Count(c placement.CollectionID) (documents, bytes uint64, err error)
 	CountPrefix(spec fsm.ScanSpec) (documents uint64, cost wire.Cost, err error)
+
+	// LocksHeld is how many transactions are prepared; IntentsOn, which of them
+	// are about to write these documents.
+	LocksHeld() int
+	IntentsOn(keys []fsm.ReadKey) []fsm.Holder
+	Holders() []fsm.Holder
+	Unfinished(at hlc.Timestamp) []fsm.Unfinished
+	Decision(home placement.PartitionID, epoch placement.Epoch, id txn.ID) (txn.Answer, error)
+	Verify(parts []fsm.PartitionPart, epoch placement.Epoch) (*txn.Conflict, error)
 }
 
 // hostGroups are the groups of this node's Host.

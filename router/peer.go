@@ -149,6 +149,9 @@ func scanHere(ctx context.Context, g Group, q *groupScan) (*wire.ScanPage, error
 	if err := g.ReadAt(ctx, q.spec.At); err != nil {
 		return nil, err
 	}
+	if err := g.ClearScan(ctx, &q.spec, q.spec.At); err != nil {
+		return nil, err
+	}
 	docs, more, cost, err := g.Machine().Scan(q.spec)
 	if err != nil {
 		return nil, err
@@ -163,6 +166,9 @@ func scanHere(ctx context.Context, g Group, q *groupScan) (*wire.ScanPage, error
 // countHere counts in a replica here.
 func countHere(ctx context.Context, g Group, q *groupScan) (reply wire.CountReply, err error) {
 	if err := g.ReadIndex(ctx); err != nil {
+		return reply, err
+	}
+	if err := g.ClearScan(ctx, &q.spec, 0); err != nil {
 		return reply, err
 	}
 	if q.spec.Prefix == "" {
@@ -202,7 +208,7 @@ func (r *Router) askClock(ctx context.Context, node placement.NodeID, id placeme
 }
 
 // PeerKinds are the kinds between nodes that HandlePeer serves.
-var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock, wire.KindGroupMark, wire.KindGroupFindings}
+var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock, wire.KindGroupMark, wire.KindGroupFindings, wire.KindGroupTxn, wire.KindGroupTxnRead}
 
 // HandlePeer serves another node's router. What this node does not lead it
 // refuses with the leader's name.
@@ -276,6 +282,12 @@ func (r *Router) HandlePeer(ctx context.Context, kind wire.Kind, body []byte) ([
 			return nil, r.wireReadError(err, subject{})
 		}
 		return answer, nil
+	}
+	switch kind {
+	case wire.KindGroupTxn:
+		return r.serveSteps(ctx, body)
+	case wire.KindGroupTxnRead:
+		return r.serveTxnRead(ctx, body)
 	}
 	return nil, refuse(wire.CodeUnsupported, "peer request kind %d is not the router's", kind)
 }

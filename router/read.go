@@ -222,6 +222,13 @@ func (l *lookup) read(ctx context.Context, g Group, items []int) {
 	} else {
 		err = g.ReadIndex(ctx)
 	}
+	if err == nil && at.Version == 0 && g.Machine().LocksHeld() > 0 {
+		keys := make([]fsm.ReadKey, len(items))
+		for n, i := range items {
+			keys[n] = l.key(i)
+		}
+		err = g.ClearReads(ctx, keys, at.Time)
+	}
 	if err == nil && !l.room(ctx) {
 		err = shardgroup.ErrTimeout
 	}
@@ -428,6 +435,10 @@ func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.H
 		e = r.onLeader(ctx, v, id, req.Direct, s,
 			func(ctx context.Context, g Group) error {
 				if err := g.ReadIndex(ctx); err != nil {
+					return err
+				}
+				key := fsm.ReadKey{Partition: partition, Epoch: v.Epoch, Collection: c.ID, ID: req.ID}
+				if err := g.ClearReads(ctx, []fsm.ReadKey{key}, 0); err != nil {
 					return err
 				}
 				if !mine.begin(ctx, mine.most) {

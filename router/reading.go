@@ -123,6 +123,13 @@ func read(reads []any, err error) {
 	for i, x := range xs {
 		keys[i] = x.key
 	}
+	// What a transaction is about to write goes the long way, which asks its home.
+	if xs[0].group.Machine().LocksHeld() > 0 {
+		xs, keys = handOverHeld(xs, keys)
+		if len(xs) == 0 {
+			return
+		}
+	}
 	var out wire.Replies
 	// Its own error comes again, in words, from those that were not visited.
 	_ = xs[0].group.Machine().Visit(keys, fsm.At{}, false, func(i int, d wire.Document, err error) {
@@ -137,6 +144,23 @@ func read(reads []any, err error) {
 		}
 	}
 	out.Flush()
+}
+
+// handOverHeld hands over the readings of documents under an intent. It comes
+// before the rows are looked at: what it finds no intent on is either not
+// decided, or readable.
+func handOverHeld(xs []*reading, keys []fsm.ReadKey) ([]*reading, []fsm.ReadKey) {
+	m := xs[0].group.Machine()
+	n := 0
+	for i, x := range xs {
+		if len(m.IntentsOn(keys[i:i+1])) > 0 {
+			x.handOver()
+			continue
+		}
+		xs[n], keys[n] = x, keys[i]
+		n++
+	}
+	return xs[:n], keys[:n]
 }
 
 func (x *reading) handOver() {

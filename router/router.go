@@ -104,13 +104,16 @@ type Router struct {
 	leaders map[placement.GroupID]placement.NodeID // guarded by mu; of groups that have no replica here
 
 	creating creations
+	txns     txnDrivers
 }
 
-// New makes a router. It starts nothing and needs no Close: what it does, it
-// does within requests.
+// New makes a router. It starts nothing; coordinators of transactions outlive
+// their requests, and Close ends them.
 func New(o Options) *Router {
 	o = o.withDefaults()
-	return &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
+	r := &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
+	r.txns.ctx, r.txns.cancel = context.WithCancel(context.Background())
+	return r
 }
 
 // Send passes on one part of a streamed answer.
@@ -187,6 +190,39 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 			return nil, err
 		}
 		return answer(r.check(ctx, &req))
+	case wire.KindCommit:
+		var req wire.CommitRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.commit(ctx, &req))
+	case wire.KindLock:
+		var req wire.LockRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.lock(ctx, &req))
+	case wire.KindUnlock:
+		var req wire.UnlockRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		r.unlock(ctx, &req)
+		return nil, nil
+	case wire.KindEvaluate:
+		var req wire.EvaluateRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.evaluate(&req))
+	case wire.KindTxnList:
+		return answer(r.listTxns(ctx))
+	case wire.KindTxnAbort:
+		var req wire.TxnAbortRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.abortTxn(ctx, &req))
 	case wire.KindClusterStatus:
 		return answer(r.clusterStatus(ctx), nil)
 	case wire.KindNodeStatus:

@@ -296,13 +296,17 @@ func (b *batch) command(i int) fsm.Command {
 // propose carries items to the group's log, here.
 func (b *batch) propose(ctx context.Context, g Group, items []int) {
 	if len(items) == 1 {
-		result, err := g.Propose(ctx, b.command(items[0]))
+		c := b.command(items[0])
+		g.AwaitWrite(ctx, &c)
+		result, err := g.Propose(ctx, c)
 		b.settle(items[0], shardgroup.Outcome{Result: result, Err: err})
 		return
 	}
 	if b.req.Ordered {
 		for n, i := range items {
-			result, err := g.Propose(ctx, b.command(i))
+			c := b.command(i)
+			g.AwaitWrite(ctx, &c)
+			result, err := g.Propose(ctx, c)
 			b.settle(i, shardgroup.Outcome{Result: result, Err: err})
 			if b.results[i].Error == nil {
 				continue
@@ -338,6 +342,9 @@ func (b *batch) settle(i int, o shardgroup.Outcome) {
 	}
 	res := o.Result.Wire
 	if res.Error != nil {
+		if res.Error.Code == wire.CodeLocked {
+			o.Result.Detail = "is held by transaction " + o.Result.Rival.String() + " (wait, then retry)"
+		}
 		res.Error = b.r.wordWrite(res.Error, b.req.Collection, it, o.Result.Detail)
 	} else {
 		b.docs.Add(1)

@@ -111,6 +111,14 @@ type Config struct {
 	// not block. Nil: that is not checked.
 	Locate func(c placement.CollectionID, id string) (p placement.PartitionID, known bool)
 
+	// Resolver reaches other groups for transactions. Nil: intents whose
+	// transaction has another home stay as they are (Host.SetResolver).
+	Resolver Resolver
+	// LockWait is how long a command waits, before it is proposed, for locks
+	// that transactions hold. Too short makes conflicts of what would soon have
+	// been free; too long makes callers wait for what is stuck. Zero means 1 s.
+	LockWait time.Duration
+
 	// Retention tells how long superseded versions are kept. Nil keeps them for
 	// ever.
 	Retention RetentionFunc
@@ -194,6 +202,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.TrailingEntries, 8192)
 	setDefault(&c.DigestEvery, 1024)
 	setDefault(&c.RequestIDTTL, 15*time.Minute)
+	setDefault(&c.LockWait, time.Second)
 	setDefault(&c.SweepInterval, 10*time.Second)
 	return c
 }

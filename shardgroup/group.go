@@ -28,6 +28,7 @@ type Group struct {
 	apply   *applier
 	promise promises
 	keeper  keeper
+	locks   lockBook
 
 	// short is why the leader refuses writes although its own disk has space:
 	// the members with space are no majority. nil: they are one.
@@ -46,6 +47,8 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	g.batcher.init(g)
 	g.promise.g = g
 	g.keeper.g = g
+	g.keeper.late = make(chan struct{}, 1)
+	g.locks.init()
 	g.onReady = g.becomeLeader
 	g.onLost = g.loseLeadership
 	g.onStop = func() { g.batcher.stop(); g.keeper.end() }
@@ -190,6 +193,7 @@ func (g *Group) becomeLeader(term uint64) {
 
 func (g *Group) loseLeadership() {
 	g.batcher.shut(g.lostError())
+	g.locks.clear()
 	g.keeper.end()
 }
 

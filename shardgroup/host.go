@@ -46,6 +46,8 @@ type Host struct {
 	fatalErr atomic.Pointer[error]
 	wakeSnap chan struct{}
 
+	resolver atomic.Pointer[Resolver]
+
 	mu        sync.Mutex
 	groups    map[placement.GroupID]*Group // guarded by mu
 	placement *Placement                   // guarded by mu; nil: not a member
@@ -71,6 +73,9 @@ func OpenHost(cfg Config) (*Host, error) {
 		starting: make(map[placement.GroupID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	if cfg.Resolver != nil {
+		h.SetResolver(cfg.Resolver)
+	}
 	h.confirm = newConfirmer(h)
 	h.surveys = newSurveyor(h)
 	if err := h.openStores(); err != nil {

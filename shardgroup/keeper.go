@@ -26,6 +26,8 @@ type keeper struct {
 	bg     sync.WaitGroup
 
 	compared atomic.Uint64 // digests proposed
+	rescued  atomic.Uint64 // transactions that somebody had left behind
+	late     chan struct{} // somebody waits for one of them
 	hurry    atomic.Bool   // do not wait before leadership is moved; for tests
 
 	// run's own.
@@ -58,9 +60,10 @@ func (k *keeper) begin(term uint64) {
 	defer k.mu.Unlock()
 	ctx, cancel := context.WithCancel(k.g.host.ctx)
 	k.cancel = cancel
-	k.bg.Add(2)
+	k.bg.Add(3)
 	go func() { defer k.bg.Done(); k.watch(ctx) }()
 	go func() { defer k.bg.Done(); k.run(ctx) }()
+	go func() { defer k.bg.Done(); k.settle(ctx) }()
 }
 
 // end stops the work of the term and waits for it.

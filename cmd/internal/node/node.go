@@ -195,6 +195,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 			return n.init.Init(ctx, req)
 		},
 	})
+	n.host.SetResolver(n.router)
 	n.adopter = admin.NewAdopter(n)
 	n.init = admin.NewInitialiser(admin.InitOptions{
 		Self: n.self, Cluster: reach{n}, Placement: n.places, Logger: log.Named("init"),
@@ -363,6 +364,9 @@ func (n *Node) close(ctx context.Context) (err error) {
 		quick, cancel := context.WithTimeout(ctx, time.Second)
 		n.http.close(quick)
 		cancel()
+	}
+	if n.router != nil {
+		n.router.Close()
 	}
 	n.bg.Wait()
 	if n.places != nil {

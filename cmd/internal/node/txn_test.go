@@ -1,0 +1,324 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/impossibledb/idb/client"
+)
+
+type account struct {
+	Balance int `json:"balance"`
+}
+
+func total(ctx context.Context, db *client.DB, n int) (sum int, err error) {
+	err = db.Transact(ctx, func(tx *client.Tx) error {
+		sum = 0
+		ids := make([]string, n)
+		for i := range ids {
+			ids[i] = fmt.Sprint("a", i)
+		}
+		docs, err := tx.Collection("accounts").GetMany(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, d := range docs {
+			var a account
+			if err := d.Decode(&a); err != nil {
+				return err
+			}
+			sum += a.Balance
+		}
+		return nil
+	}, client.ReadOnly())
+	return sum, err
+}
+
+// TestBank moves money between accounts of all groups while strict readers add
+// it up, some by documents and some by scans.
+func TestBank(t *testing.T) {
+	const accounts, each = 12, 100
+	d := startDev(t, t.TempDir(), 3)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	for i := range accounts {
+		if _, err := db.Collection("accounts").Put(ctx, fmt.Sprint("a", i), account{each}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := time.Now().Add(3 * time.Second)
+	var moved, reads, scans, runs atomic.Int64
+	var wg sync.WaitGroup
+	for w := range 6 {
+		rng := rand.New(rand.NewPCG(uint64(w), 1))
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				from, to := rng.IntN(accounts), rng.IntN(accounts)
+				if from == to {
+					continue
+				}
+				err := db.Transact(ctx, func(tx *client.Tx) error {
+					runs.Add(1)
+					c := tx.Collection("accounts")
+					var a, b account
+					if err := c.GetInto(ctx, fmt.Sprint("a", from), &a); err != nil {
+						return err
+					}
+					if err := c.GetInto(ctx, fmt.Sprint("a", to), &b); err != nil {
+						return err
+					}
+					if err := c.Put(fmt.Sprint("a", from), account{a.Balance - 1}); err != nil {
+						return err
+					}
+					return c.Put(fmt.Sprint("a", to), account{b.Balance + 1})
+				})
+				if err != nil {
+					t.Error("transfer: ", err)
+					return
+				}
+				moved.Add(1)
+			}
+		})
+	}
+	wg.Go(func() {
+		for time.Now().Before(end) {
+			sum, err := total(ctx, db, accounts)
+			if err != nil || sum != accounts*each {
+				t.Errorf("%d in all accounts, %v", sum, err)
+				return
+			}
+			reads.Add(1)
+		}
+	})
+	wg.Go(func() {
+		for time.Now().Before(end) {
+			sum := 0
+			for a, err := range client.Scan[account](ctx, db.Collection("accounts"), client.AtTimestamp(db.Now())) {
+				if err != nil {
+					t.Error("scan: ", err)
+					return
+				}
+				sum += a.Balance
+			}
+			if sum != accounts*each {
+				t.Errorf("a scan at one time found %d", sum)
+				return
+			}
+			scans.Add(1)
+		}
+	})
+	wg.Wait()
+	t.Logf("%d transfers in %d runs, %d sums, %d scans", moved.Load(), runs.Load(), reads.Load(), scans.Load())
+	if moved.Load() < 20 || reads.Load() == 0 || scans.Load() == 0 {
+		t.Error("it did next to nothing")
+	}
+	if sum, err := total(ctx, db, accounts); err != nil || sum != accounts*each {
+		t.Errorf("%d in all accounts at rest, %v", sum, err)
+	}
+	for _, n := range d.Nodes() {
+		for _, g := range n.Host().Groups() {
+			deadline := time.Now().Add(5 * time.Second)
+			for g.IsLeader() && (g.Machine().LocksHeld() > 0 || len(g.Machine().Unfinished(1<<63)) > 0) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s still holds %v, unfinished %v", g.ID(), g.Machine().Holders(), g.Machine().Unfinished(1<<63))
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// TestTransactionSees: a transaction sees its own writes and one timestamp, and
+// is refused for what has changed.
+func TestTransactionSees(t *testing.T) {
+	d := startDev(t, t.TempDir(), 1)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx := t.Context()
+	things := db.Collection("things")
+	for i := range 6 {
+		if _, err := things.Put(ctx, fmt.Sprint("t", i), map[string]any{"n": i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := func(tx *client.Tx, opts ...client.ReadOption) (out []string) {
+		t.Helper()
+		for doc, err := range tx.Collection("things").Scan(ctx, opts...) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, doc.ID)
+		}
+		return out
+	}
+
+	// quiet waits until a refused commit has let go everywhere: its client was
+	// answered before.
+	quiet := func() {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			held := 0
+			for _, g := range d.Nodes()[0].Host().Groups() {
+				held += g.Machine().LocksHeld()
+			}
+			if held == 0 {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d transactions are still prepared", held)
+			}
+		}
+	}
+
+	tx := db.Begin()
+	c := tx.Collection("things")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(c.Put("t1a", map[string]any{"n": 10}))
+	must(c.Update("t2", client.Inc("n", 40)))
+	must(c.Update("t2", client.Inc("n", 2)))
+	must(c.Delete("t3"))
+	var v struct {
+		N int `json:"n"`
+	}
+	must(c.GetInto(ctx, "t2", &v))
+	if v.N != 44 {
+		t.Fatalf("after two increments n is %d", v.N)
+	}
+	if _, err := c.Get(ctx, "t3"); !errors.Is(err, client.ErrNotFound) {
+		t.Fatalf("a document deleted in the transaction: %v", err)
+	}
+	if got := fmt.Sprint(ids(tx)); got != "[t0 t1 t1a t2 t4 t5]" {
+		t.Fatalf("the scan found %s", got)
+	}
+	if got := fmt.Sprint(ids(tx, client.Reverse(), client.Limit(3))); got != "[t5 t4 t2]" {
+		t.Fatalf("the reverse scan found %s", got)
+	}
+	if _, err := things.Get(ctx, "t1a"); !errors.Is(err, client.ErrNotFound) {
+		t.Fatalf("outside it is seen before its commit: %v", err)
+	}
+	res, err := tx.Commit(ctx)
+	must(err)
+	doc, err := things.Get(ctx, "t2")
+	must(err)
+	if doc.UpdatedAt != res.Timestamp || doc.Version != 2 {
+		t.Fatalf("committed at %v, the document is version %d of %v", res.Timestamp, doc.Version, doc.UpdatedAt)
+	}
+	if _, err := tx.Commit(ctx); !errors.Is(err, client.ErrTxDone) {
+		t.Fatalf("a second commit: %v", err)
+	}
+
+	// A phantom.
+	tx = db.Begin()
+	if n := len(ids(tx, client.Prefix("t"))); n != 6 {
+		t.Fatalf("found %d", n)
+	}
+	must(tx.Collection("counts").Put("all", map[string]any{"n": 6}))
+	_, err = things.Put(ctx, "t9", map[string]any{})
+	must(err)
+	if _, err := tx.Commit(ctx); !errors.Is(err, client.ErrTxConflict) {
+		t.Fatalf("a phantom was let in: %v", err)
+	} else {
+		t.Log(err)
+	}
+
+	quiet()
+	// Write skew: both read both, each writes one.
+	one, two := db.Begin(), db.Begin()
+	for _, x := range []*client.Tx{one, two} {
+		for _, id := range []string{"t4", "t5"} {
+			_, err := x.Collection("things").Get(ctx, id)
+			must(err)
+		}
+	}
+	must(one.Collection("things").Put("t4", map[string]any{}))
+	must(two.Collection("things").Put("t5", map[string]any{}))
+	_, err = one.Commit(ctx)
+	must(err)
+	if _, err = two.Commit(ctx); !errors.Is(err, client.ErrTxConflict) {
+		t.Fatalf("write skew: %v", err)
+	}
+
+	quiet()
+	// Read-only ones are strict: this one read before, and ends after.
+	ro := db.Begin(client.ReadOnly())
+	_, err = ro.Collection("things").Get(ctx, "t0")
+	must(err)
+	_, err = things.Put(ctx, "t0", map[string]any{})
+	must(err)
+	if _, err := ro.Commit(ctx); !errors.Is(err, client.ErrTxConflict) {
+		t.Fatalf("a stale read-only transaction: %v", err)
+	}
+	if err := ro.Collection("things").Put("x", map[string]any{}); err == nil {
+		t.Fatal("a read-only transaction wrote")
+	}
+
+	// A condition is looked at when it commits.
+	tx = db.Begin()
+	must(tx.Collection("things").Insert("t0", map[string]any{}))
+	if _, err := tx.Commit(ctx); !errors.Is(err, client.ErrAlreadyExists) {
+		t.Fatalf("an insert of what is there: %v", err)
+	}
+}
+
+// TestLockUpFront: increments of one hot document, locked first, do not conflict.
+func TestLockUpFront(t *testing.T) {
+	d := startDev(t, t.TempDir(), 3)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	if _, err := db.Collection("hot").Put(ctx, "h", map[string]any{"n": 0}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var runs atomic.Int64
+	const workers, each = 6, 10
+	for w := range workers {
+		wg.Go(func() {
+			for i := range each {
+				err := db.Transact(ctx, func(tx *client.Tx) error {
+					runs.Add(1)
+					var v struct {
+						N int `json:"n"`
+					}
+					d, err := tx.Collection("hot").GetForUpdate(ctx, "h")
+					if err != nil {
+						return err
+					}
+					if err := d.Decode(&v); err != nil {
+						return err
+					}
+					if err := tx.Collection("log").Put(fmt.Sprint(w, "-", i), map[string]any{"n": v.N}); err != nil {
+						return err
+					}
+					return tx.Collection("hot").Put("h", map[string]any{"n": v.N + 1})
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var v struct {
+		N int `json:"n"`
+	}
+	if err := db.Collection("hot").GetInto(ctx, "h", &v); err != nil || v.N != workers*each {
+		t.Fatalf("%d increments made it %d, %v", workers*each, v.N, err)
+	}
+	t.Logf("%d increments in %d runs", v.N, runs.Load())
+}

@@ -1,0 +1,652 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+const (
+	// defaultTxnTimeout is how long a commit may take to be decided, maxTxnTimeout
+	// the longest that can be asked for. Past it others abort it.
+	defaultTxnTimeout = 5 * time.Second
+	maxTxnTimeout     = time.Minute
+	// orderedFrom is the attempt from which on partitions are prepared in order.
+	orderedFrom = 3
+	// afterlife is how long a coordinator goes on, once its client has its
+	// answer; what is left then is for the leaders to settle.
+	afterlife = 5 * time.Second
+	// maxCoordinators bounds the transactions that this node coordinates.
+	maxCoordinators = 20_000
+)
+
+// txnDrivers are the coordinators at work, which outlive their requests.
+type txnDrivers struct {
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool // guarded by mu
+	count  int  // guarded by mu
+	bg     sync.WaitGroup
+}
+
+// start runs a coordinator; false if the router is closed or has too many.
+func (d *txnDrivers) start(f func(ctx context.Context)) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || d.count >= maxCoordinators {
+		return false
+	}
+	d.count++
+	d.bg.Add(1)
+	go func() {
+		defer d.bg.Done()
+		f(d.ctx)
+		d.mu.Lock()
+		d.count--
+		d.mu.Unlock()
+	}()
+	return true
+}
+
+// Close stops the coordinators, and waits for them. What they leave behind is
+// settled by the leaders.
+func (r *Router) Close() {
+	r.txns.mu.Lock()
+	r.txns.closed = true
+	r.txns.mu.Unlock()
+	r.txns.cancel()
+	r.txns.bg.Wait()
+}
+
+// transaction is one commit request on its way.
+type transaction struct {
+	r        *Router
+	req      *wire.CommitRequest
+	id       txn.ID
+	born     hlc.Timestamp
+	deadline hlc.Timestamp
+	ordered  bool
+	names    map[placement.CollectionID]string
+	parts    map[placement.PartitionID]*txn.Part
+	home     placement.PartitionID
+	writes   int
+	bytes    uint64
+	groups   int
+}
+
+// commit serves KindCommit.
+func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.CommitReply, *wire.Error) {
+	start := time.Now()
+	t := &transaction{
+		r: r, req: req, id: txn.ID(req.ID), born: hlc.Timestamp(req.Born), ordered: req.Attempt >= orderedFrom,
+		names: map[placement.CollectionID]string{}, parts: map[placement.PartitionID]*txn.Part{},
+	}
+	if e := t.build(ctx); e != nil {
+		return nil, e
+	}
+	var a txn.Answer
+	var e *wire.Error
+	switch {
+	case len(t.parts) == 0:
+	case t.writes == 0:
+		e = t.verify(ctx)
+	default:
+		a, e = t.run(ctx)
+	}
+	if e == nil {
+		e = t.word(a)
+	}
+	if e != nil {
+		return nil, e
+	}
+	return &wire.CommitReply{
+		Time: uint64(a.At), Duplicate: a.Duplicate, Now: uint64(r.opts.Clock.Now()),
+		Cost: wire.Cost{Groups: uint32(t.groups), Docs: uint64(t.writes), Bytes: t.bytes, WaitMicros: micros(start)},
+	}, nil
+}
+
+// build checks the request and cuts it by partitions.
+func (t *transaction) build(ctx context.Context) *wire.Error {
+	r := t.r
+	if _, e := r.ready(); e != nil {
+		return e
+	}
+	if t.req.ID == (wire.RequestID{}) {
+		return refuse(wire.CodeBadRequest, "the transaction has no ID")
+	}
+	timeout := time.Duration(t.req.TimeoutMillis) * time.Millisecond
+	if timeout <= 0 {
+		timeout = defaultTxnTimeout
+	}
+	t.deadline = r.opts.Clock.Now().Add(min(timeout, maxTxnTimeout))
+	items, size := 0, 0
+	for i := range t.req.Collections {
+		c := &t.req.Collections[i]
+		items += len(c.Reads) + len(c.Ranges) + len(c.Writes)
+		for j := range c.Reads {
+			size += len(c.Reads[j].ID) + 16
+		}
+		for j := range c.Writes {
+			size += len(c.Writes[j].ID) + len(c.Writes[j].Body) + 32
+		}
+	}
+	switch {
+	case items > txn.MaxItems:
+		return refuse(wire.CodeTooManyItems, "the transaction reads and writes %d documents and ranges, at most %d are allowed (split it)", items, txn.MaxItems)
+	case size > txn.MaxBytes:
+		return refuse(wire.CodeFrameTooLarge, "the transaction has %d bytes, at most %d are allowed (split it)", size, txn.MaxBytes)
+	}
+	homeless := true
+	for i := range t.req.Collections {
+		c := &t.req.Collections[i]
+		v, coll, e := t.collection(ctx, c)
+		if e != nil {
+			return e
+		}
+		t.names[coll.ID] = coll.Name
+		for j := range c.Reads {
+			if e := checkID(c.Name, c.Reads[j].ID); e != nil {
+				return e
+			}
+			part := t.part(partitionOf(v, coll, c.Reads[j].ID))
+			part.Reads = append(part.Reads, txn.Read{Collection: coll.ID, ID: c.Reads[j].ID, At: hlc.Timestamp(c.Reads[j].At)})
+		}
+		for j := range c.Ranges {
+			g := &c.Ranges[j]
+			if len(g.Prefix) > wire.MaxIDBytes || len(g.From) > wire.MaxIDBytes || len(g.To) > wire.MaxIDBytes || !utf8.ValidString(g.Prefix) {
+				return refuse(wire.CodeBadID, "%s: a range's bounds are longer than %d bytes or not UTF-8", c.Name, wire.MaxIDBytes)
+			}
+			rg := txn.Range{Collection: coll.ID, Prefix: g.Prefix, From: g.From, To: g.To, At: hlc.Timestamp(g.At)}
+			if sep := coll.Options.Separator; sep != "" && strings.Contains(g.Prefix, sep) {
+				part := t.part(partitionOf(v, coll, g.Prefix))
+				part.Ranges = append(part.Ranges, rg)
+				continue
+			}
+			for p := range v.Owners {
+				part := t.part(placement.PartitionID(p))
+				part.Ranges = append(part.Ranges, rg)
+			}
+		}
+		at := map[string]int{} // where in its part a document's write is
+		for j := range c.Writes {
+			w := &c.Writes[j]
+			check := *w
+			check.RequestID = t.req.ID
+			if e := r.checkItem(c.Name, &check); e != nil {
+				return e
+			}
+			if w.Op == wire.OpRestore {
+				return refuse(wire.CodeBadRequest, "%s: a transaction restores nothing (read the version, then put it)", subject{c.Name, w.ID})
+			}
+			p := partitionOf(v, coll, w.ID)
+			if homeless {
+				t.home, homeless = p, false
+			}
+			part := t.part(p)
+			op := txn.Op{Op: w.Op, Cond: w.Cond, IfVersion: w.IfVersion, Body: w.Body}
+			t.bytes += uint64(len(w.Body))
+			if n, again := at[w.ID]; again {
+				if part.Writes[n].Ops = append(part.Writes[n].Ops, op); len(part.Writes[n].Ops) > txn.MaxOps {
+					return refuse(wire.CodeTooManyItems, "%s: more than %d operations in one transaction", subject{c.Name, w.ID}, txn.MaxOps)
+				}
+				continue
+			}
+			at[w.ID] = len(part.Writes)
+			part.Writes = append(part.Writes, txn.Write{Collection: coll.ID, ID: w.ID, MaxBytes: uint32(r.opts.Limits.MaxBytes), Ops: []txn.Op{op}})
+			t.writes++
+		}
+	}
+	return nil
+}
+
+// collection finds a collection, and creates it if it is written first.
+func (t *transaction) collection(ctx context.Context, c *wire.TxnCollection) (*placement.View, *placement.Collection, *wire.Error) {
+	if len(c.Writes) == 0 {
+		return t.r.collection(ctx, c.Name)
+	}
+	v := t.r.opts.Placement.View()
+	coll, ok := v.Collection(c.Name)
+	if !ok {
+		var err error
+		if v, coll, err = t.r.lookupOrCreate(ctx, &wire.WriteRequest{Collection: c.Name, Items: c.Writes}); err != nil {
+			return nil, nil, t.r.wireReadError(err, subject{collection: c.Name})
+		}
+	}
+	return v, coll, nil
+}
+
+func (t *transaction) part(p placement.PartitionID) *txn.Part {
+	if t.parts[p] == nil {
+		t.parts[p] = &txn.Part{}
+	}
+	return t.parts[p]
+}
+
+// partitions are those that take part, in order.
+func (t *transaction) partitions() []placement.PartitionID {
+	ps := make([]placement.PartitionID, 0, len(t.parts))
+	for p := range t.parts {
+		ps = append(ps, p)
+	}
+	slices.Sort(ps)
+	return ps
+}
+
+// word says why a transaction was not committed; nil if it was.
+func (t *transaction) word(a txn.Answer) *wire.Error {
+	switch a.State {
+	case txn.Committed, txn.None:
+		return nil
+	case txn.Expired:
+		return refuse(wire.CodeOutcomeExpired, "transaction %s is older than what the cluster remembers, nothing was done now (read to see what was done then)", t.id)
+	}
+	c := a.Conflict
+	if c == nil {
+		return refuse(wire.CodeTxnAborted, "transaction %s was aborted: it was not decided in its time, or somebody aborted it (run it again)", t.id)
+	}
+	return t.conflict(c)
+}
+
+func (t *transaction) conflict(c *txn.Conflict) *wire.Error {
+	name := t.names[c.Collection]
+	if name == "" {
+		name = fmt.Sprintf("collection %d", c.Collection)
+	}
+	s := subject{name, c.ID}
+	if c.Code != wire.CodeTxnConflict {
+		return t.r.word(&wire.Error{Code: c.Code, Version: c.Version}, s, c.Detail)
+	}
+	why := c.Detail
+	if c.Rival != (txn.ID{}) {
+		why = fmt.Sprintf("is held by transaction %s", c.Rival)
+	}
+	if why == "" {
+		why = "is needed by another transaction"
+	}
+	if c.Range && c.ID == "" {
+		s.id = ""
+	}
+	return &wire.Error{Code: wire.CodeTxnConflict, Version: c.Version, Message: fmt.Sprintf("%s: %s (run the transaction again)", s, why)}
+}
+
+// run commits, and answers when the outcome is known. What is left to be done
+// then goes on without the client.
+func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
+	v := t.r.opts.Placement.View()
+	ps := t.partitions()
+	groups := map[placement.GroupID]struct{}{}
+	for _, p := range ps {
+		groups[v.Owner(p)] = struct{}{}
+	}
+	t.groups = len(groups)
+	type end struct {
+		a txn.Answer
+		e *wire.Error
+	}
+	ended := make(chan end, 1)
+	work := func(own context.Context) {
+		if len(groups) == 1 {
+			a, e := t.oneGroup(own, ps)
+			ended <- end{a, e}
+			return
+		}
+		d := &txnDriver{t: t, c: txn.NewCoordinator(txn.Spec{
+			ID: t.id, Home: t.home, Deadline: t.deadline, Ordered: t.ordered,
+			Participants: slices.DeleteFunc(ps, func(p placement.PartitionID) bool { return p == t.home }),
+		})}
+		d.run(own, func(a txn.Answer) { ended <- end{a, nil} })
+	}
+	if !t.r.txns.start(work) {
+		return txn.Answer{}, refuse(wire.CodeOverloaded, "node %s coordinates as many transactions as it can (wait, then retry)", t.r.opts.Self)
+	}
+	select {
+	case x := <-ended:
+		return x.a, x.e
+	case <-ctx.Done():
+	case <-t.r.txns.ctx.Done():
+	}
+	select {
+	case x := <-ended:
+		return x.a, x.e
+	default:
+		return txn.Answer{}, refuse(wire.CodeOutcomeUnknown, "transaction %s is not decided yet, and may yet be committed (send it again under the same ID)", t.id)
+	}
+}
+
+// oneGroup commits in one entry.
+func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) (txn.Answer, *wire.Error) {
+	x := &fsm.Txn{ID: t.id, Partition: t.home, Commit: &fsm.Commit{}}
+	for _, p := range ps {
+		x.Commit.Parts = append(x.Commit.Parts, fsm.PartitionPart{Partition: p, Part: *t.parts[p]})
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.left()+time.Second)
+	defer cancel()
+	var p patience
+	unknown := false
+	for turn := 0; ; turn++ {
+		s := step{x: x, born: t.born, free: true}
+		t.r.steps(ctx, t.r.opts.Placement.View(), []*step{&s}, turn)
+		if s.err == nil {
+			return s.answer, nil
+		}
+		e := t.r.wireError(s.err, subject{})
+		unknown = unknown || e.Code.Unknown()
+		if !passing(e.Code) && !e.Code.Unknown() && e.Code != wire.CodeTimeout && e.Code != wire.CodeOverloaded || !p.wait(ctx, t.left()) {
+			if unknown && e.Code != wire.CodeOutcomeExpired {
+				e = refuse(wire.CodeOutcomeUnknown, "transaction %s: an attempt may have happened and no later one got an answer: %s (send it again under the same ID)", t.id, e.Message)
+			}
+			return txn.Answer{}, e
+		}
+		t.r.refreshFor(ctx, e)
+	}
+}
+
+func (t *transaction) left() time.Duration {
+	return max(t.deadline.Time().Sub(t.r.opts.Clock.Now().Time()), 10*time.Millisecond)
+}
+
+// refreshFor takes a newer view if a refusal says that it would help.
+func (r *Router) refreshFor(ctx context.Context, e *wire.Error) {
+	if e.Code == wire.CodeStaleEpoch {
+		_, _ = r.opts.Placement.Refresh(ctx) // the next attempt tells
+	}
+}
+
+// txnDriver carries a coordinator's messages.
+type txnDriver struct {
+	t    *transaction
+	c    *txn.Coordinator
+	turn int
+}
+
+type carried struct {
+	m txn.Message
+	s *step
+}
+
+// run carries until the transaction has ended; told is called when its outcome
+// is known.
+func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) {
+	r := d.t.r
+	ctx, cancel := context.WithTimeout(ctx, d.t.left()+afterlife)
+	defer cancel()
+	arrived := make(chan []carried)
+	flying := 0
+	send := func(ms []txn.Message) {
+		// Those for one group go together.
+		v := r.opts.Placement.View()
+		by := map[placement.GroupID][]carried{}
+		for _, m := range ms {
+			by[v.Owner(m.To)] = append(by[v.Owner(m.To)], carried{m, d.step(m)})
+		}
+		for _, batch := range by {
+			flying++
+			turn := d.turn
+			go func() { // joined below: run ends when none is flying
+				steps := make([]*step, len(batch))
+				for i := range batch {
+					steps[i] = batch[i].s
+				}
+				r.steps(ctx, v, steps, turn)
+				arrived <- batch
+			}()
+		}
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	send(d.c.Begin())
+	known := false
+	for flying > 0 || !d.c.Ended() && ctx.Err() == nil {
+		var next []txn.Message
+		select {
+		case batch := <-arrived:
+			flying--
+			for _, x := range batch {
+				var back *shardgroup.StepBack
+				switch {
+				case x.s.err == nil:
+					next = append(next, d.c.Answer(x.m, x.s.answer)...)
+				case errors.As(x.s.err, &back) && x.m.Step == txn.Prepare:
+					next = append(next, d.c.Answer(x.m, txn.Answer{Conflict: &txn.Conflict{
+						Code: wire.CodeTxnConflict, Collection: d.first(x.m.To), ID: d.firstID(x.m.To), Rival: back.Rival,
+					}})...)
+				default:
+					r.refreshFor(ctx, r.wireError(x.s.err, subject{}))
+					d.turn++
+					d.c.Lost(x.m)
+				}
+			}
+		case <-tick.C:
+			next = d.c.Tick(r.opts.Clock.Now())
+		}
+		if a, ok := d.c.Outcome(); ok && !known {
+			known = true
+			told(a)
+		}
+		if ctx.Err() == nil {
+			send(next)
+		}
+	}
+}
+
+// first and firstID name something of a part, for the words of a conflict.
+func (d *txnDriver) first(p placement.PartitionID) placement.CollectionID {
+	part := d.t.parts[p]
+	switch {
+	case len(part.Writes) > 0:
+		return part.Writes[0].Collection
+	case len(part.Reads) > 0:
+		return part.Reads[0].Collection
+	case len(part.Ranges) > 0:
+		return part.Ranges[0].Collection
+	}
+	return 0
+}
+
+func (d *txnDriver) firstID(p placement.PartitionID) string {
+	part := d.t.parts[p]
+	switch {
+	case len(part.Writes) > 0:
+		return part.Writes[0].ID
+	case len(part.Reads) > 0:
+		return part.Reads[0].ID
+	}
+	return ""
+}
+
+// step is the command of a message.
+func (d *txnDriver) step(m txn.Message) *step {
+	s := &step{born: d.t.born}
+	switch m.Step {
+	case txn.Prepare:
+		s.free = d.t.ordered
+		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Prepare: &fsm.Prepare{
+			Home: d.t.home, Deadline: d.t.deadline, Born: d.t.born, Part: *d.t.parts[m.To],
+		}}
+	case txn.Decide:
+		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Decide: &fsm.Decide{
+			MaxP: m.At, Participants: slices.DeleteFunc(d.t.partitions(), func(p placement.PartitionID) bool { return p == d.t.home }),
+			Part: *d.t.part(d.t.home),
+		}}
+	default:
+		s.x = shardgroup.TxnCommand(d.t.id, m)
+	}
+	return s
+}
+
+// verify asks every group whether what was read is still the newest, when all
+// of it has been read: then there was a moment at which all of it was.
+func (t *transaction) verify(ctx context.Context) *wire.Error {
+	var p patience
+	for {
+		v := t.r.opts.Placement.View()
+		by := map[placement.GroupID][]fsm.PartitionPart{}
+		var order []placement.GroupID
+		for _, part := range t.partitions() {
+			g := v.Owner(part)
+			if by[g] == nil {
+				order = append(order, g)
+			}
+			by[g] = append(by[g], fsm.PartitionPart{Partition: part, Part: *t.parts[part]})
+		}
+		t.groups = len(order)
+		answers := make([]*txn.Conflict, len(order))
+		errs := make([]*wire.Error, len(order))
+		parallel(len(order), func(i int) {
+			q := &txnRead{group: order[i], epoch: v.Epoch, verify: by[order[i]]}
+			errs[i] = t.r.onLeader(ctx, v, order[i], false, subject{},
+				func(ctx context.Context, g Group) (err error) {
+					answers[i], err = verifyHere(ctx, g, q)
+					return err
+				},
+				func(ctx context.Context, node placement.NodeID) error {
+					a, err := t.r.askTxn(ctx, node, q)
+					answers[i] = a.Conflict
+					return err
+				})
+		})
+		var e *wire.Error
+		for i := range order {
+			if answers[i] != nil {
+				return t.conflict(answers[i])
+			}
+			if errs[i] != nil {
+				e = errs[i]
+			}
+		}
+		if e == nil {
+			return nil
+		}
+		if !t.r.refreshStale(ctx, e, false, &p) {
+			return e
+		}
+	}
+}
+
+// verifyHere is one group's answer.
+func verifyHere(ctx context.Context, g Group, q *txnRead) (*txn.Conflict, error) {
+	if err := g.ReadIndex(ctx); err != nil {
+		return nil, err
+	}
+	for i := range q.verify {
+		p := &q.verify[i]
+		keys := make([]fsm.ReadKey, len(p.Part.Reads))
+		for j := range keys {
+			keys[j] = fsm.ReadKey{Partition: p.Partition, Epoch: q.epoch, Collection: p.Part.Reads[j].Collection, ID: p.Part.Reads[j].ID}
+		}
+		if err := g.ClearReads(ctx, keys, 0); err != nil {
+			return nil, err
+		}
+		for j := range p.Part.Ranges {
+			rg := &p.Part.Ranges[j]
+			if err := g.ClearScan(ctx, &fsm.ScanSpec{Collection: rg.Collection, Prefix: rg.Prefix, Partitions: []placement.PartitionID{p.Partition}}, 0); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return g.Machine().Verify(q.verify, q.epoch)
+}
+
+// lock serves KindLock.
+func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.GetReply, *wire.Error) {
+	start := time.Now()
+	if e := checkID(req.Collection, req.Document); e != nil {
+		return nil, e
+	}
+	ttl := time.Duration(req.TTLMillis) * time.Millisecond
+	if ttl <= 0 {
+		ttl = defaultTxnTimeout
+	}
+	ttl = min(ttl, maxTxnTimeout)
+	s := subject{req.Collection, req.Document}
+	reply := &wire.GetReply{Results: make([]wire.GetResult, 1)}
+	var p patience
+	for {
+		v, c, e := r.collection(ctx, req.Collection)
+		if e != nil {
+			return nil, e
+		}
+		key := fsm.ReadKey{Partition: partitionOf(v, c, req.Document), Epoch: v.Epoch, Collection: c.ID, ID: strings.Clone(req.Document)}
+		e = r.onLeader(ctx, v, v.Owner(key.Partition), req.Direct, s,
+			func(ctx context.Context, g Group) error {
+				if err := g.Lock(ctx, txn.ID(req.ID), hlc.Timestamp(req.Born), key, ttl, req.First); err != nil {
+					return err
+				}
+				if err := g.ReadIndex(ctx); err != nil {
+					return err
+				}
+				if err := g.ClearReads(ctx, []fsm.ReadKey{key}, 0); err != nil {
+					return err
+				}
+				d, err := g.Machine().Get(key, fsm.At{}, false)
+				var none *fsm.Error
+				if errors.As(err, &none) && none.Code == wire.CodeNotFound {
+					reply.Results[0] = wire.GetResult{Error: r.wireReadError(err, s)}
+					return nil
+				}
+				reply.Results[0] = wire.GetResult{Doc: d}
+				return err
+			},
+			func(ctx context.Context, node placement.NodeID) error {
+				sub := *req
+				sub.Direct = true
+				body, err := r.call(ctx, node, wire.KindLock, wire.Append(nil, &sub), 0)
+				if err == nil {
+					err = wire.Decode(body, reply)
+				}
+				return err
+			})
+		if e == nil {
+			reply.Now = uint64(r.opts.Clock.Now())
+			reply.Cost = wire.Cost{Groups: 1, Keys: 1, Docs: 1, WaitMicros: micros(start)}
+			return reply, nil
+		}
+		if !r.refreshStale(ctx, e, req.Direct, &p) {
+			return nil, e
+		}
+	}
+}
+
+// unlock serves KindUnlock: as well as it can, for locks expire.
+func (r *Router) unlock(ctx context.Context, req *wire.UnlockRequest) {
+	v, e := r.ready()
+	if e != nil {
+		return
+	}
+	groups := map[placement.GroupID]*wire.UnlockRequest{}
+	for i := range req.Collections {
+		c, ok := v.Collection(req.Collections[i].Name)
+		if !ok {
+			continue
+		}
+		for _, d := range req.Collections[i].Reads {
+			g := v.Owner(partitionOf(v, c, d.ID))
+			if groups[g] == nil {
+				groups[g] = &wire.UnlockRequest{ID: req.ID, Direct: true}
+			}
+			groups[g].Collections = append(groups[g].Collections, wire.TxnCollection{Name: c.Name, Reads: []wire.TxnRead{d}})
+		}
+	}
+	for id, sub := range groups {
+		g, node := r.locate(v, id, blindTurns)
+		if g != nil {
+			g.Unlock(txn.ID(req.ID))
+		} else if node != "" && !req.Direct {
+			_, _ = r.call(ctx, node, wire.KindUnlock, wire.Append(nil, sub), 0)
+		}
+	}
+}

@@ -1,0 +1,455 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/impossibledb/idb/client/doc"
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/update"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// step is one command of a transaction on its way to the leader of its group.
+type step struct {
+	x      *fsm.Txn
+	born   hlc.Timestamp
+	free   bool
+	answer txn.Answer
+	err    error // no answer; it may have arrived, unless the error says otherwise
+}
+
+// steps carries commands of one group to its leader, here or there, once.
+func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, turn int) {
+	for _, s := range steps {
+		s.x.Epoch = v.Epoch
+	}
+	id := v.Owner(steps[0].x.Partition)
+	group, node := r.locate(v, id, turn)
+	switch {
+	case group != nil:
+		proposeSteps(ctx, group, steps)
+		return
+	case node == "":
+		for _, s := range steps {
+			s.err = notLeaderHere(id, "", subject{})
+		}
+		return
+	}
+	commands := make([]fsm.Command, len(steps))
+	for i, s := range steps {
+		commands[i].Txn = s.x
+	}
+	// | version u8 | group uvarint | flags u8 | born u64 | entry |
+	body := binary.AppendUvarint([]byte{peerVersion}, uint64(id))
+	body = append(body, boolByte(steps[0].free))
+	body = binary.BigEndian.AppendUint64(body, uint64(steps[0].born))
+	fail := func(err error) {
+		for _, s := range steps {
+			s.err = err
+		}
+	}
+	body, err := fsm.AppendEntry(body, commands)
+	if err != nil {
+		fail(err)
+		return
+	}
+	answer, err := r.call(ctx, node, wire.KindGroupTxn, body, len(steps))
+	if err != nil {
+		r.learnFrom(id, err)
+		fail(err)
+		return
+	}
+	if err := decodeSteps(answer, steps); err != nil {
+		fail(&wire.ConnError{Sent: true, Err: fmt.Errorf("node %s: %w", node, err)})
+		return
+	}
+	r.learn(id, node)
+	for _, s := range steps {
+		var no *wire.Error
+		if errors.As(s.err, &no) && no.Code == wire.CodeNotLeader {
+			r.learn(id, placement.NodeID(no.Leader))
+		}
+	}
+}
+
+// proposeSteps has a group here apply them, side by side.
+func proposeSteps(ctx context.Context, g Group, steps []*step) {
+	parallel(len(steps), func(i int) {
+		s := steps[i]
+		res, err := g.ProposeTxn(ctx, fsm.Command{Txn: s.x}, s.born, s.free)
+		switch {
+		case err != nil:
+			s.err = err
+		case res.Wire.Error != nil:
+			e := *res.Wire.Error
+			e.Message = res.Detail
+			s.err = &e
+		case res.Txn == nil:
+			s.err = shardgroup.ErrOutcomeUnknown
+		default:
+			s.answer = *res.Txn
+		}
+	})
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// serveSteps serves KindGroupTxn. The answers:
+//
+//	| version u8 | for each: kind u8 = 0 answer, 1 refusal (length uvarint, Error), 2 rival 24 |
+func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
+	d := peerDecoder{b: body}
+	d.version()
+	id := placement.GroupID(d.number32())
+	if d.bad || len(d.b) < 9 {
+		return nil, refuse(wire.CodeBadRequest, "the commands from another node are malformed, or of another version")
+	}
+	free, born := d.b[0] == 1, hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
+	commands, err := fsm.DecodeEntry(d.b[9:])
+	if err != nil || slices.ContainsFunc(commands, func(c fsm.Command) bool { return c.Txn == nil }) {
+		return nil, refuse(wire.CodeBadRequest, "the commands from another node are not a transaction's: %v", err)
+	}
+	g, e := r.leading(id)
+	if e != nil {
+		return nil, e
+	}
+	steps := make([]*step, len(commands))
+	for i := range commands {
+		steps[i] = &step{x: commands[i].Txn, born: born, free: free}
+	}
+	proposeSteps(ctx, g, steps)
+	out := []byte{peerVersion}
+	for _, s := range steps {
+		var back *shardgroup.StepBack
+		switch {
+		case s.err == nil:
+			out = s.answer.Append(append(out, 0))
+		case errors.As(s.err, &back):
+			out = txn.AppendID(append(out, 2), back.Rival)
+		default:
+			no := wire.Append(nil, r.wireError(s.err, subject{}))
+			out = append(binary.AppendUvarint(append(out, 1), uint64(len(no))), no...)
+		}
+	}
+	return out, nil
+}
+
+func decodeSteps(b []byte, steps []*step) error {
+	d := txn.Reader{B: b}
+	if v := d.U8(); v != peerVersion {
+		return fmt.Errorf("answers of version %d", v)
+	}
+	for _, s := range steps {
+		switch k := d.U8(); k {
+		case 0:
+			s.answer.Decode(&d)
+		case 1:
+			var no wire.Error
+			if err := wire.Decode(d.Bytes(64<<10), &no); err != nil {
+				return err
+			}
+			s.err = &no
+		case 2:
+			s.err = &shardgroup.StepBack{Rival: d.ID()}
+		default:
+			d.Fail(fmt.Errorf("answer of kind %d", k))
+		}
+	}
+	return d.Err()
+}
+
+// Step carries one command for a leader that settles transactions
+// (shardgroup.Resolver).
+func (r *Router) Step(ctx context.Context, x *fsm.Txn) (txn.Answer, error) {
+	var p patience
+	for turn := 0; ; turn++ {
+		s := step{x: x}
+		r.steps(ctx, r.opts.Placement.View(), []*step{&s}, turn)
+		if s.err == nil {
+			return s.answer, nil
+		}
+		e := r.wireError(s.err, subject{})
+		if !passing(e.Code) && !e.Code.Unknown() || !p.wait(ctx, r.opts.AttemptTimeout) {
+			return txn.Answer{}, s.err
+		}
+		r.refreshFor(ctx, e)
+	}
+}
+
+// Decision asks home what it has decided (shardgroup.Resolver).
+func (r *Router) Decision(ctx context.Context, home placement.PartitionID, id txn.ID) (a txn.Answer, err error) {
+	v := r.opts.Placement.View()
+	q := &txnRead{group: v.Owner(home), epoch: v.Epoch, home: home, id: id}
+	e := r.onLeader(ctx, v, q.group, false, subject{},
+		func(ctx context.Context, g Group) (err error) {
+			a, err = decisionHere(ctx, g, q)
+			return err
+		},
+		func(ctx context.Context, node placement.NodeID) (err error) {
+			a, err = r.askTxn(ctx, node, q)
+			return err
+		})
+	if e != nil {
+		return txn.Answer{}, e
+	}
+	return a, nil
+}
+
+func decisionHere(ctx context.Context, g Group, q *txnRead) (txn.Answer, error) {
+	if err := g.ReadIndex(ctx); err != nil {
+		return txn.Answer{}, err
+	}
+	return g.Machine().Decision(q.home, q.epoch, q.id)
+}
+
+// txnRead is a question to one group's leader: what home has decided, or
+// whether what was read is still the newest, or what is held.
+//
+//	| version u8 | what u8 | group, epoch uvarint | home uvarint, id 24; or n uvarint, (partition uvarint, part) ... |
+type txnRead struct {
+	group  placement.GroupID
+	epoch  placement.Epoch
+	home   placement.PartitionID
+	id     txn.ID
+	verify []fsm.PartitionPart // if not nil
+	list   bool
+}
+
+const (
+	askDecision = 0
+	askVerify   = 1
+	askList     = 2
+)
+
+func (q *txnRead) encode() []byte {
+	what := byte(askDecision)
+	switch {
+	case q.list:
+		what = askList
+	case q.verify != nil:
+		what = askVerify
+	}
+	b := binary.AppendUvarint([]byte{peerVersion, what}, uint64(q.group))
+	b = binary.AppendUvarint(b, uint64(q.epoch))
+	switch what {
+	case askDecision:
+		return txn.AppendID(binary.AppendUvarint(b, uint64(q.home)), q.id)
+	case askVerify:
+		b = binary.AppendUvarint(b, uint64(len(q.verify)))
+		for i := range q.verify {
+			b = binary.AppendUvarint(b, uint64(q.verify[i].Partition))
+			b = txn.AppendPart(b, &q.verify[i].Part)
+		}
+	}
+	return b
+}
+
+func decodeTxnRead(b []byte) (*txnRead, error) {
+	d := txn.Reader{B: b}
+	if v := d.U8(); v != peerVersion {
+		return nil, fmt.Errorf("version %d", v)
+	}
+	what := d.U8()
+	q := &txnRead{group: placement.GroupID(d.Uvarint32()), epoch: placement.Epoch(d.Uvarint())}
+	switch what {
+	case askDecision:
+		q.home, q.id = placement.PartitionID(d.Uvarint32()), d.ID()
+	case askVerify:
+		n := d.Count(4, txn.MaxParticipants)
+		q.verify = make([]fsm.PartitionPart, 0, n)
+		for range n {
+			q.verify = append(q.verify, fsm.PartitionPart{Partition: placement.PartitionID(d.Uvarint32()), Part: d.Part()})
+		}
+	case askList:
+		q.list = true
+	default:
+		d.Fail(fmt.Errorf("question %d", what))
+	}
+	return q, d.Err()
+}
+
+func (r *Router) askTxn(ctx context.Context, node placement.NodeID, q *txnRead) (a txn.Answer, err error) {
+	body, err := r.call(ctx, node, wire.KindGroupTxnRead, q.encode(), 0)
+	if err != nil {
+		return a, err
+	}
+	d := txn.Reader{B: body}
+	a.Decode(&d)
+	return a, d.Err()
+}
+
+// serveTxnRead serves KindGroupTxnRead.
+func (r *Router) serveTxnRead(ctx context.Context, body []byte) ([]byte, error) {
+	q, err := decodeTxnRead(body)
+	if err != nil {
+		return nil, refuse(wire.CodeBadRequest, "the question from another node is malformed, or of another version: %v", err)
+	}
+	g, e := r.leading(q.group)
+	if e != nil {
+		return nil, e
+	}
+	var a txn.Answer
+	switch {
+	case q.list:
+		return wire.Append(nil, listHere(g)), nil
+	case q.verify != nil:
+		a.Conflict, err = verifyHere(ctx, g, q)
+	default:
+		a, err = decisionHere(ctx, g, q)
+	}
+	if err != nil {
+		return nil, r.wireReadError(err, subject{})
+	}
+	return a.Append(nil), nil
+}
+
+// listTxns serves KindTxnList.
+func (r *Router) listTxns(ctx context.Context) (*wire.TxnList, *wire.Error) {
+	v, e := r.ready()
+	if e != nil {
+		return nil, e
+	}
+	parts := make([]*wire.TxnList, len(v.Groups))
+	errs := make([]*wire.Error, len(v.Groups))
+	parallel(len(v.Groups), func(i int) {
+		q := &txnRead{group: v.Groups[i].ID, epoch: v.Epoch, list: true}
+		errs[i] = r.onLeader(ctx, v, q.group, false, subject{},
+			func(_ context.Context, g Group) error { parts[i] = listHere(g); return nil },
+			func(ctx context.Context, node placement.NodeID) error {
+				body, err := r.call(ctx, node, wire.KindGroupTxnRead, q.encode(), 0)
+				if err != nil {
+					return err
+				}
+				parts[i] = &wire.TxnList{}
+				return wire.Decode(body, parts[i])
+			})
+	})
+	all := &wire.TxnList{Now: uint64(r.opts.Clock.Now())}
+	at := map[wire.RequestID]int{}
+	for i := range parts {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		all.Waits = append(all.Waits, parts[i].Waits...)
+		for _, x := range parts[i].Txns {
+			n, seen := at[x.ID]
+			if !seen {
+				at[x.ID] = len(all.Txns)
+				all.Txns = append(all.Txns, x)
+				continue
+			}
+			t := &all.Txns[n]
+			t.Committed = t.Committed || x.Committed
+			t.Time = max(t.Time, x.Time)
+			t.Deadline, t.Born = max(t.Deadline, x.Deadline), max(t.Born, x.Born)
+			t.Partitions = append(t.Partitions, x.Partitions...)
+			t.Reads += x.Reads
+			t.Writes += x.Writes
+		}
+	}
+	all.Txns = all.Txns[:min(len(all.Txns), wire.MaxItems)]
+	all.Waits = all.Waits[:min(len(all.Waits), wire.MaxItems)]
+	return all, nil
+}
+
+// listHere is what one group's leader knows. It is a look, not a read: nothing
+// is confirmed.
+func listHere(g Group) *wire.TxnList {
+	list := &wire.TxnList{}
+	for _, h := range g.Machine().Holders() {
+		list.Txns = append(list.Txns, wire.TxnInfo{
+			ID: wire.RequestID(h.ID), Home: uint32(h.Home), Time: uint64(h.At), Deadline: uint64(h.Deadline), Born: uint64(h.Born),
+			Partitions: []uint32{uint32(h.Partition)}, Reads: uint32(h.Reads), Writes: uint32(h.Writes),
+		})
+	}
+	for _, u := range g.Machine().Unfinished(hlc.Max) {
+		list.Txns = append(list.Txns, wire.TxnInfo{ID: wire.RequestID(u.ID), Home: uint32(u.Home), Committed: true, Time: uint64(u.Record.At), Partitions: []uint32{uint32(u.Home)}})
+	}
+	waits, _, _, _ := g.Waits()
+	for _, w := range waits {
+		list.Waits = append(list.Waits, wire.TxnWait{ID: wire.RequestID(w.ID), For: wire.RequestID(w.For), Micros: uint64(time.Since(w.Since).Microseconds())})
+	}
+	list.Txns = list.Txns[:min(len(list.Txns), wire.MaxItems)]
+	list.Waits = list.Waits[:min(len(list.Waits), wire.MaxItems)]
+	return list
+}
+
+// abortTxn serves KindTxnAbort: home aborts it if it is undecided. Its
+// participants are resolved by whoever meets them.
+func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire.CommitReply, *wire.Error) {
+	v, e := r.ready()
+	if e != nil {
+		return nil, e
+	}
+	if uint64(req.Home) >= uint64(v.Partitions()) {
+		return nil, refuse(wire.CodeBadRequest, "there is no partition %d", req.Home)
+	}
+	id := txn.ID(req.ID)
+	a, err := r.Step(ctx, &fsm.Txn{ID: id, Partition: placement.PartitionID(req.Home), Settle: &fsm.Settle{Abort: true}})
+	if err != nil {
+		return nil, r.wireReadError(err, subject{})
+	}
+	return &wire.CommitReply{Time: uint64(a.At), Duplicate: a.Duplicate, Now: uint64(r.opts.Clock.Now())}, nil
+}
+
+// evaluate serves KindEvaluate.
+func (r *Router) evaluate(req *wire.EvaluateRequest) (*wire.EvaluateReply, *wire.Error) {
+	s := subject{req.Collection, req.Document.ID}
+	live, body := req.Document.Version != 0, req.Document.Body
+	for i := range req.Items {
+		it := &req.Items[i]
+		check := *it
+		check.RequestID = wire.RequestID{Time: 1}
+		if e := r.checkItem(req.Collection, &check); e != nil {
+			return nil, e
+		}
+		switch it.Op {
+		case wire.OpPut, wire.OpInsert:
+			body, live = it.Body, true
+		case wire.OpDelete:
+			body, live = nil, false
+		case wire.OpUpdate, wire.OpUpsert:
+			if !live && it.Op == wire.OpUpdate {
+				return nil, r.word(&wire.Error{Code: wire.CodeNotFound}, s, "")
+			}
+			if !live {
+				body = nil
+			}
+			u, err := update.Parse(it.Body)
+			var changed doc.Raw
+			if err == nil {
+				changed, err = u.Apply(body, r.opts.Clock.Now(), r.opts.Limits)
+			}
+			if err != nil {
+				code := wire.CodeUpdateFailed
+				var wrong *update.Error
+				if errors.As(err, &wrong) {
+					code = wrong.Code
+				}
+				return nil, refuse(code, "%s: %v", s, err)
+			}
+			body, live = changed, true
+		default:
+			return nil, refuse(wire.CodeBadRequest, "%s: operation %d cannot be evaluated", s, it.Op)
+		}
+	}
+	reply := &wire.EvaluateReply{Now: uint64(r.opts.Clock.Now())}
+	if live {
+		reply.Body = body
+	}
+	return reply, nil
+}

@@ -1,0 +1,194 @@
+package shardgroup
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// maxFrontLocks bounds the locks taken up front in one group.
+const maxFrontLocks = 100_000
+
+// docKey names a document of the group.
+type docKey struct {
+	partition  placement.PartitionID
+	collection placement.CollectionID
+	id         string
+}
+
+// frontLock is a lock that a transaction took before its commit.
+type frontLock struct {
+	id      txn.ID
+	born    hlc.Timestamp
+	expires time.Time
+}
+
+// lockBook has the locks that transactions took up front, and who waits. It is
+// in the leader's memory and lost with it: it makes conflicts rarer, and what
+// is lost with it is found by validation.
+type lockBook struct {
+	count atomic.Int64 // locks, so that most commands need no more
+
+	mu      sync.Mutex
+	held    map[docKey]frontLock  // guarded by mu
+	of      map[txn.ID][]docKey   // guarded by mu; the same, by holder
+	changed chan struct{}         // guarded by mu; closed when one was let go
+	waiting map[*Waiting]struct{} // guarded by mu
+	waited  [2]atomic.Uint64      // waits ended, and the microseconds they took
+	stepped atomic.Uint64         // commands that stepped back
+}
+
+// Waiting is a command that waits for a lock.
+type Waiting struct {
+	ID    txn.ID // zero: a single write
+	Born  hlc.Timestamp
+	For   txn.ID // who holds what it waits for
+	Since time.Time
+}
+
+func (b *lockBook) init() {
+	b.held, b.of = map[docKey]frontLock{}, map[txn.ID][]docKey{}
+	b.changed = make(chan struct{})
+	b.waiting = map[*Waiting]struct{}{}
+}
+
+// clear forgets everything: another leads.
+func (b *lockBook) clear() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.held)
+	clear(b.of)
+	b.count.Store(0)
+	b.wakeLocked()
+}
+
+func (b *lockBook) wakeLocked() {
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// take takes a lock, or says who has it.
+func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock, changed <-chan struct{}, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h, there := b.held[k]; there && h.id != l.id && now.Before(h.expires) {
+		return h, b.changed, false
+	} else if !there && len(b.held) >= maxFrontLocks {
+		return frontLock{}, nil, false
+	} else if there && h.id != l.id {
+		b.dropLocked(h.id, k)
+	}
+	if h, there := b.held[k]; !there || h.id != l.id {
+		b.of[l.id] = append(b.of[l.id], k)
+	}
+	b.held[k] = l
+	b.count.Store(int64(len(b.held)))
+	return l, nil, true
+}
+
+// dropLocked lets one lock go.
+func (b *lockBook) dropLocked(id txn.ID, k docKey) {
+	delete(b.held, k)
+	keys := b.of[id]
+	for i := range keys {
+		if keys[i] == k {
+			keys[i] = keys[len(keys)-1]
+			keys = keys[:len(keys)-1]
+			break
+		}
+	}
+	if len(keys) == 0 {
+		delete(b.of, id)
+	} else {
+		b.of[id] = keys
+	}
+}
+
+// release lets go of everything that a transaction has locked up front here.
+func (b *lockBook) release(id txn.ID) {
+	if b.count.Load() == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	keys := b.of[id]
+	if len(keys) == 0 {
+		return
+	}
+	for _, k := range keys {
+		delete(b.held, k)
+	}
+	delete(b.of, id)
+	b.count.Store(int64(len(b.held)))
+	b.wakeLocked()
+}
+
+// blockers are the holders of locks that a command needs, and a channel that is
+// closed when one was let go. Expired locks are dropped.
+func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]frontLock, <-chan struct{}) {
+	if b.count.Load() == 0 {
+		return nil, nil
+	}
+	var self txn.ID
+	if c.Txn != nil {
+		self = c.Txn.ID
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []frontLock
+	note := func(k docKey) {
+		h, there := b.held[k]
+		if !there || h.id == self {
+			return
+		}
+		if !now.Before(h.expires) {
+			b.dropLocked(h.id, k)
+			b.count.Store(int64(len(b.held)))
+			b.wakeLocked()
+			return
+		}
+		out = append(out, h)
+	}
+	part := func(p placement.PartitionID, part *txn.Part) {
+		for i := range part.Writes {
+			note(docKey{p, part.Writes[i].Collection, part.Writes[i].ID})
+		}
+		for i := range part.Reads {
+			note(docKey{p, part.Reads[i].Collection, part.Reads[i].ID})
+		}
+	}
+	switch {
+	case c.Write != nil:
+		note(docKey{c.Write.Partition, c.Write.Collection, c.Write.Item.ID})
+	case c.Txn == nil:
+	case c.Txn.Prepare != nil:
+		part(c.Txn.Partition, &c.Txn.Prepare.Part)
+	case c.Txn.Decide != nil:
+		part(c.Txn.Partition, &c.Txn.Decide.Part)
+	case c.Txn.Commit != nil:
+		for i := range c.Txn.Commit.Parts {
+			part(c.Txn.Commit.Parts[i].Partition, &c.Txn.Commit.Parts[i].Part)
+		}
+	}
+	return out, b.changed
+}
+
+// enter and leave bracket a wait, for who wants to see it.
+func (b *lockBook) enter(w *Waiting) {
+	b.mu.Lock()
+	b.waiting[w] = struct{}{}
+	b.mu.Unlock()
+}
+
+func (b *lockBook) leave(w *Waiting) {
+	b.mu.Lock()
+	delete(b.waiting, w)
+	b.mu.Unlock()
+	b.waited[0].Add(1)
+	b.waited[1].Add(uint64(time.Since(w.Since).Microseconds()))
+}

@@ -1,0 +1,386 @@
+package shardgroup
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// Resolver reaches the groups that other partitions of a transaction belong to.
+type Resolver interface {
+	// Step has a command applied by the group that owns its partition; the
+	// epoch is the resolver's to fill in. An error is "not known": it may have
+	// been applied.
+	Step(ctx context.Context, x *fsm.Txn) (txn.Answer, error)
+	// Decision asks home what it has decided, as of a moment during the call.
+	Decision(ctx context.Context, home placement.PartitionID, id txn.ID) (txn.Answer, error)
+}
+
+// SetResolver gives the host its way to other groups. It may come after groups
+// have started: until then nothing of other groups is resolved.
+func (h *Host) SetResolver(r Resolver) { h.resolver.Store(&r) }
+
+func (g *Group) resolve() (Resolver, bool) {
+	if r := g.host.resolver.Load(); r != nil {
+		return *r, true
+	}
+	return nil, false
+}
+
+// StepBack says that a command of a transaction was not proposed, because an
+// older one holds what it needs.
+type StepBack struct{ Rival txn.ID }
+
+func (e *StepBack) Error() string { return "shardgroup: an older transaction holds what is needed" }
+
+// ProposeTxn replicates a command of a transaction, after it has waited for the
+// locks that others hold. free says that the transaction holds nothing
+// elsewhere that others could wait for in a circle: then it waits for anybody,
+// else for younger ones only, and steps back from an older one (*StepBack; a
+// Decide is proposed all the same, and refused).
+func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestamp, free bool) (fsm.Result, error) {
+	x := c.Txn
+	waits := x.Prepare != nil || x.Decide != nil || x.Commit != nil
+	if waits {
+		if rival, back := g.awaitLocks(ctx, &c, born, free); back && x.Decide == nil {
+			return fsm.Result{}, &StepBack{rival}
+		}
+	}
+	res, err := g.Propose(ctx, c)
+	if waits && err == nil {
+		// From here on the machine holds what is needed, or nothing is.
+		g.locks.release(x.ID)
+	}
+	return res, err
+}
+
+// AwaitWrite waits until a single write is not refused for a lock, for a while.
+func (g *Group) AwaitWrite(ctx context.Context, c *fsm.Command) {
+	if g.machine.LocksHeld() == 0 && g.locks.count.Load() == 0 {
+		return
+	}
+	g.awaitLocks(ctx, c, 0, true)
+}
+
+// awaitLocks waits until nobody holds what a command needs, or the time is up:
+// then it is for the machine to say. back says that the command is to step
+// back, from whom.
+func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timestamp, free bool) (rival txn.ID, back bool) {
+	var self txn.ID
+	if c.Txn != nil {
+		self = c.Txn.ID
+	}
+	var w *Waiting
+	var timer *time.Timer
+	for {
+		now := time.Now()
+		holders, released := g.machine.Blockers(c)
+		fronts, unlocked := g.locks.blockers(c, now)
+		if len(holders) == 0 && len(fronts) == 0 {
+			break
+		}
+		var first txn.ID
+		late := false
+		wall := g.host.cfg.Clock.Now()
+		for _, h := range holders {
+			first = h.ID
+			late = late || h.Deadline <= wall
+			if !free && older(h.Born, h.ID, born, self) {
+				rival, back = h.ID, true
+			}
+		}
+		for _, f := range fronts {
+			first = f.id
+			if !free && older(f.born, f.id, born, self) {
+				rival, back = f.id, true
+			}
+		}
+		if back {
+			g.locks.stepped.Add(1)
+			break
+		}
+		if w == nil {
+			w = &Waiting{ID: self, Born: born, For: first, Since: now}
+			g.locks.enter(w)
+			timer = time.NewTimer(g.host.cfg.LockWait)
+		}
+		if late {
+			g.keeper.hurryUp()
+		}
+		up := false
+		poll := time.NewTimer(50 * time.Millisecond) // for locks that expire
+		select {
+		case <-released:
+		case <-unlocked:
+		case <-poll.C:
+		case <-timer.C:
+			up = true
+		case <-ctx.Done():
+			up = true
+		case <-g.stop:
+			up = true
+		}
+		poll.Stop()
+		if up {
+			break
+		}
+	}
+	if w != nil {
+		timer.Stop()
+		g.locks.leave(w)
+	}
+	return rival, back
+}
+
+func older(born hlc.Timestamp, id txn.ID, than hlc.Timestamp, thanID txn.ID) bool {
+	return cmp.Or(cmp.Compare(born, than), bytes.Compare(id.Random[:], thanID.Random[:])) < 0
+}
+
+// Lock locks a document up front for a transaction, which then reads it: until
+// its commit has come, it is let go, or the time is up. An older transaction
+// waits for it, a younger one steps back (*StepBack), unless it is free: it
+// holds nothing yet that others could wait for in a circle.
+func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.ReadKey, ttl time.Duration, free bool) error {
+	if _, err := g.term(ctx); err != nil {
+		return err
+	}
+	key := docKey{k.Partition, k.Collection, k.ID}
+	// What the machine holds is asked for as if the document were to be written.
+	c := fsm.Command{Txn: &fsm.Txn{ID: id, Partition: k.Partition, Prepare: &fsm.Prepare{
+		Part: txn.Part{Writes: []txn.Write{{Collection: k.Collection, ID: k.ID}}},
+	}}}
+	limit := time.Now().Add(g.host.cfg.LockWait)
+	for {
+		if rival, back := g.awaitLocks(ctx, &c, born, free); back {
+			return &StepBack{rival}
+		}
+		if ctx.Err() != nil {
+			return ErrTimeout
+		}
+		now := time.Now()
+		h, _, ok := g.locks.take(key, frontLock{id: id, born: born, expires: now.Add(ttl)}, now)
+		switch {
+		case ok:
+			return nil
+		case h == (frontLock{}):
+			return ErrOverloaded
+		case now.After(limit):
+			return &StepBack{h.id}
+		}
+	}
+}
+
+// Unlock lets go of what a transaction has locked up front here.
+func (g *Group) Unlock(id txn.ID) { g.locks.release(id) }
+
+// Waits are the commands that wait for locks now, and how many have waited,
+// how long in all, and how many have stepped back.
+func (g *Group) Waits() (now []Waiting, ended uint64, total time.Duration, stepped uint64) {
+	b := &g.locks
+	b.mu.Lock()
+	for w := range b.waiting {
+		now = append(now, *w)
+	}
+	b.mu.Unlock()
+	slices.SortFunc(now, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
+	return now, b.waited[0].Load(), time.Duration(b.waited[1].Load()) * time.Microsecond, b.stepped.Load()
+}
+
+// ClearReads returns when reads of these documents, now or (at is not 0) at a
+// time, need not look at intents: what was decided is resolved here, and what
+// is undecided was so at a moment of this call, or will be above at. It comes
+// after ReadIndex or ReadAt, and before the read.
+func (g *Group) ClearReads(ctx context.Context, keys []fsm.ReadKey, at hlc.Timestamp) error {
+	if g.machine.LocksHeld() == 0 {
+		return nil
+	}
+	return g.clear(ctx, g.machine.IntentsOn(keys), at)
+}
+
+// ClearScan is ClearReads of everything that a scan may find.
+func (g *Group) ClearScan(ctx context.Context, s *fsm.ScanSpec, at hlc.Timestamp) error {
+	if g.machine.LocksHeld() == 0 {
+		return nil
+	}
+	return g.clear(ctx, g.machine.IntentsIn(s), at)
+}
+
+func (g *Group) clear(ctx context.Context, holders []fsm.Holder, at hlc.Timestamp) error {
+	if at != 0 {
+		holders = slices.DeleteFunc(holders, func(h fsm.Holder) bool { return h.At > at })
+	}
+	if len(holders) == 0 {
+		return nil
+	}
+	r, ok := g.resolve()
+	if !ok {
+		return ErrTimeout
+	}
+	errs := make([]error, len(holders))
+	var all sync.WaitGroup
+	for i := range holders {
+		one := func() { errs[i] = g.clearOne(ctx, r, &holders[i], at) }
+		if i < len(holders)-1 {
+			all.Go(one)
+		} else {
+			one()
+		}
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Group) clearOne(ctx context.Context, r Resolver, h *fsm.Holder, at hlc.Timestamp) error {
+	var a txn.Answer
+	var err error
+	switch {
+	case h.Deadline <= g.host.cfg.Clock.Now():
+		a, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Home, Settle: &fsm.Settle{Abort: true}})
+	case at != 0:
+		a, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Home, Settle: &fsm.Settle{Raise: at}})
+	default:
+		a, err = r.Decision(ctx, h.Home, h.ID)
+	}
+	if err != nil || !a.Decided() {
+		return err
+	}
+	if a.State != txn.Committed || at != 0 && a.At > at {
+		return nil // nothing of it is to be seen; it is resolved in its time
+	}
+	// The coordinator's own message is mostly here already.
+	if !slices.ContainsFunc(g.machine.Holders(), func(o fsm.Holder) bool { return o.ID == h.ID && o.Partition == h.Partition }) {
+		return nil
+	}
+	_, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Partition, Resolve: &fsm.Resolve{Commit: true, At: a.At}})
+	return err
+}
+
+// Recovery of what was left behind.
+const (
+	settleTick = 200 * time.Millisecond
+	// finishAfter is how long a commit may take to be resolved everywhere before
+	// home sees to it: its coordinator is mostly quicker.
+	finishAfter  = time.Second
+	settleAtOnce = 16
+)
+
+// settle looks for transactions whose coordinator is gone, until ctx ends:
+// prepared ones past their deadline, and committed ones that are not resolved.
+func (k *keeper) settle(ctx context.Context) {
+	tick := time.NewTicker(settleTick)
+	defer tick.Stop()
+	var bg sync.WaitGroup
+	defer bg.Wait()
+	slots := make(chan struct{}, settleAtOnce)
+	var mu sync.Mutex
+	busy := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-k.late:
+		}
+		r, ok := k.g.resolve()
+		if !ok {
+			continue
+		}
+		now := k.g.host.cfg.Clock.Now()
+		run := func(name string, rec txn.Recovery, id txn.ID, first []txn.Message) {
+			mu.Lock()
+			again := busy[name]
+			busy[name] = true
+			mu.Unlock()
+			if again {
+				return
+			}
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			bg.Go(func() {
+				k.rescue(ctx, r, id, rec, first)
+				mu.Lock()
+				delete(busy, name)
+				mu.Unlock()
+				<-slots
+			})
+		}
+		for _, h := range k.g.machine.Holders() {
+			if h.Deadline <= now {
+				rec, first := txn.NewRecovery(h.ID, h.Home, h.Partition)
+				run("p"+h.ID.String()+string(rune(h.Partition)), rec, h.ID, first)
+			}
+		}
+		for _, u := range k.g.machine.Unfinished(now.Add(-finishAfter)) {
+			rec, first := txn.NewFinish(u.ID, u.Home, u.Record)
+			run("c"+u.ID.String(), rec, u.ID, first)
+		}
+	}
+}
+
+// hurryUp has settle look now.
+func (k *keeper) hurryUp() {
+	select {
+	case k.late <- struct{}{}:
+	default:
+	}
+}
+
+// rescue carries a recovery's messages until it has ended, or a while is over:
+// then it is begun again.
+func (k *keeper) rescue(ctx context.Context, r Resolver, id txn.ID, rec txn.Recovery, ms []txn.Message) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	k.rescued.Add(1)
+	for !rec.Ended() && ctx.Err() == nil {
+		if len(ms) == 0 {
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+			ms = rec.Tick(0)
+			continue
+		}
+		var next []txn.Message
+		for _, m := range ms {
+			a, err := r.Step(ctx, TxnCommand(id, m))
+			if err != nil {
+				rec.Lost(m)
+				continue
+			}
+			next = append(next, rec.Answer(m, a)...)
+		}
+		ms = next
+	}
+}
+
+// TxnCommand is the command of a message that carries no part: all but Prepare
+// and Decide.
+func TxnCommand(id txn.ID, m txn.Message) *fsm.Txn {
+	x := &fsm.Txn{ID: id, Partition: m.To}
+	switch m.Step {
+	case txn.AbortIfUndecided:
+		x.Settle = &fsm.Settle{Abort: true}
+	case txn.Resolve:
+		x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
+	case txn.Forget:
+		x.Forget = &fsm.Forget{}
+	}
+	return x
+}
