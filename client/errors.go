@@ -39,6 +39,15 @@ var (
 	// ErrNotAttempted: ordered bulk, an earlier item failed. Nothing was done.
 	ErrNotAttempted = errors.New("client: not attempted")
 
+	// ErrTxConflict: a transaction read what has changed since, or met another.
+	// Nothing was done; run it again from its beginning, as Transact does.
+	ErrTxConflict = errors.New("client: transaction conflict")
+	// ErrTxAborted: a transaction was not decided in its time, or somebody
+	// aborted it. Nothing was done; run it again from its beginning.
+	ErrTxAborted = errors.New("client: transaction aborted")
+	// ErrTxDone: the transaction was committed or rolled back before.
+	ErrTxDone = errors.New("client: transaction has ended")
+
 	// ErrBadRequest: the request is wrong and will be wrong again: document, ID,
 	// collection name, update operators, options or cursor.
 	ErrBadRequest = errors.New("client: bad request")
@@ -131,6 +140,10 @@ func sentinel(code Code) error {
 		return ErrUpdateFailed
 	case wire.CodeNotAttempted:
 		return ErrNotAttempted
+	case wire.CodeTxnConflict:
+		return ErrTxConflict
+	case wire.CodeTxnAborted:
+		return ErrTxAborted
 	case wire.CodeDocumentTooLarge, wire.CodeTooDeep, wire.CodeFrameTooLarge, wire.CodeTooManyItems:
 		return ErrTooLarge
 	case wire.CodeDiskFull:

@@ -81,6 +81,7 @@ type Coordinator struct {
 	lost    map[Message]struct{}               // to be sent again
 	maxP    hlc.Timestamp
 	partial bool // not all participants are known: there is nothing to forget
+	why     *Conflict // of a participant that stepped back
 	outcome *Answer
 	decided Answer
 }
@@ -195,6 +196,7 @@ func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
 		c.outcome = &Answer{State: Aborted, Conflict: a.Conflict}
 	}
 	if a.State != Prepared {
+		c.why = a.Conflict
 		// Otherwise somebody was here before, and home knows what came of it.
 		return c.abort()
 	}
@@ -232,6 +234,9 @@ func (c *Coordinator) decision(m Message, a Answer) []Message {
 	}
 	c.decided = a
 	if c.outcome == nil {
+		if a.State == Aborted && a.Conflict == nil {
+			a.Conflict = c.why
+		}
 		c.outcome = &a
 	}
 	c.phase = resolving

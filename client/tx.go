@@ -1,0 +1,363 @@
+package client
+
+import (
+	"context"
+	"errors"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/impossibledb/idb/client/route"
+	"github.com/impossibledb/idb/client/wire"
+)
+
+// Bounds of a transaction: what it reads and writes is kept here until its
+// commit, which is one request.
+const (
+	MaxTxItems = 10_000
+	MaxTxBytes = 12 << 20
+	// DefaultTxTimeout is how long a transaction may last from Begin.
+	DefaultTxTimeout = 30 * time.Second
+)
+
+// TxOption is a wish of a transaction.
+type TxOption func(*txConfig)
+
+type txConfig struct {
+	readOnly bool
+	at       Timestamp
+	timeout  time.Duration
+	priority int
+}
+
+// ReadOnly promises that nothing is written. Such a transaction takes no lock
+// and aborts nobody. It is strict: what it read was all current at one moment
+// between its first read and its end.
+func ReadOnly() TxOption { return func(c *txConfig) { c.readOnly = true } }
+
+// TxAt reads as of a timestamp, as far back as collections keep history. It
+// implies ReadOnly, and there is nothing that could conflict.
+func TxAt(ts Timestamp) TxOption {
+	return func(c *txConfig) { c.readOnly, c.at = true, ts }
+}
+
+// TxTimeout is how long the transaction may last: an idle one gives up what it
+// has locked when it is over, and its commit is refused. The default is 30s.
+func TxTimeout(d time.Duration) TxOption { return func(c *txConfig) { c.timeout = d } }
+
+// TxPriority makes the transaction older by so many seconds in the eyes of
+// others that wait for the same documents; a negative one makes it younger.
+func TxPriority(seconds int) TxOption { return func(c *txConfig) { c.priority = seconds } }
+
+// Tx is a transaction. It reads at one timestamp and sees its own writes, which
+// are kept here and sent with Commit: conditions of writes are looked at then.
+// Everything takes effect at one instant if all that was read is still the
+// newest, or not at all. It may be used by one goroutine at a time.
+type Tx struct {
+	db       *DB
+	cfg      txConfig
+	id       RequestID
+	born     Timestamp
+	attempt  uint32
+	deadline time.Time
+
+	mu    sync.Mutex
+	done  bool
+	sent  bool      // a commit may have arrived: nothing can be added, and what became of it is asked
+	at    Timestamp // what is read at; 0: nothing was yet
+	colls map[string]*txColl
+	order []*txColl // by first use; the first written one has the home
+	home  *txColl
+	items int
+	bytes int
+}
+
+// txColl is what a transaction did in one collection.
+type txColl struct {
+	name   string
+	reads  map[string]*Document // nil: there was none
+	ids    []string             // the keys of reads, in order
+	ranges []wire.TxnRange
+	writes map[string]*pendingDoc
+	wrote  []*pendingDoc // in order
+	locked []string
+}
+
+// pendingDoc is what a transaction does to a document.
+type pendingDoc struct {
+	id    string
+	items []wire.WriteItem
+	// value is what items make of the document, if it was asked for.
+	known bool
+	value *Document // nil: it does not exist then
+}
+
+// Begin starts a transaction that Commit or Rollback ends. Nobody is asked yet.
+func (db *DB) Begin(opts ...TxOption) *Tx { return db.begin(0, 1, opts) }
+
+func (db *DB) begin(born Timestamp, attempt uint32, opts []TxOption) *Tx {
+	tx := &Tx{db: db, attempt: attempt, colls: map[string]*txColl{}}
+	for _, o := range opts {
+		o(&tx.cfg)
+	}
+	if tx.cfg.timeout <= 0 {
+		tx.cfg.timeout = DefaultTxTimeout
+	}
+	tx.id = db.NewRequestID()
+	tx.at = tx.cfg.at
+	if tx.born = born; born == 0 {
+		tx.born = Timestamp(tx.id.Time).Add(-time.Duration(tx.cfg.priority) * time.Second)
+	}
+	tx.deadline = time.Now().Add(tx.cfg.timeout)
+	return tx
+}
+
+// Transact runs fn in a transaction and commits it. On a conflict it is rolled
+// back and fn runs again, after a pause, until ctx ends (or, if ctx has no
+// deadline, the client's timeout): fn must not keep anything of an earlier run.
+// An error of fn rolls back and is returned. ErrOutcomeUnknown is returned only
+// if ctx ended while the commit was not decided.
+func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOption) error {
+	ctx, cancel := db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	var born Timestamp
+	for attempt := uint32(1); ; attempt++ {
+		tx := db.begin(born, attempt, opts)
+		born = tx.born
+		err := fn(tx)
+		if err == nil {
+			_, err = tx.Commit(ctx)
+		} else {
+			tx.Rollback(ctx)
+		}
+		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) || errors.Is(err, ErrOutcomeUnknown) {
+			return err
+		}
+		// Pauses grow, and differ, so that rivals do not meet again.
+		most := time.Millisecond << min(attempt, 7)
+		t := time.NewTimer(time.Duration(mathrand.Int64N(int64(most))) + time.Millisecond/4)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
+}
+
+// ID names the transaction, as its rivals are told.
+func (tx *Tx) ID() RequestID { return tx.id }
+
+// Timestamp is what the transaction reads at; 0 before its first read.
+func (tx *Tx) Timestamp() Timestamp {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.at
+}
+
+// Collection is a collection in the transaction.
+func (tx *Tx) Collection(name string) *TxCollection { return &TxCollection{tx: tx, name: name} }
+
+// collLocked finds or makes the record of a collection.
+func (tx *Tx) collLocked(name string) *txColl {
+	c := tx.colls[name]
+	if c == nil {
+		c = &txColl{name: name, reads: map[string]*Document{}, writes: map[string]*pendingDoc{}}
+		tx.colls[name] = c
+		tx.order = append(tx.order, c)
+	}
+	return c
+}
+
+// usableLocked refuses what comes after the end.
+func (tx *Tx) usableLocked(op, collection, id string) *Error {
+	switch {
+	case tx.done || tx.sent && op != "commit":
+		e := refused(wire.CodeBadRequest, op, collection, id, "the transaction was committed or rolled back before")
+		e.causes = []error{ErrTxDone}
+		return e
+	case !tx.sent && time.Now().After(tx.deadline):
+		return refused(wire.CodeTxnAborted, op, collection, id, "the transaction has lasted longer than %s (run it again, or give it more time with TxTimeout)", tx.cfg.timeout)
+	}
+	return nil
+}
+
+// growLocked counts what is added and refuses what is too much.
+func (tx *Tx) growLocked(op, collection, id string, bytes int) *Error {
+	tx.items++
+	tx.bytes += bytes
+	switch {
+	case tx.items > MaxTxItems:
+		return refused(wire.CodeTooManyItems, op, collection, id, "the transaction has %d documents and ranges already, which is the most (split it)", MaxTxItems)
+	case tx.bytes > MaxTxBytes:
+		return refused(wire.CodeFrameTooLarge, op, collection, id, "the transaction would have %d bytes, at most %d are possible (split it)", tx.bytes, MaxTxBytes)
+	}
+	return nil
+}
+
+// Size is how much the transaction has read and written, and how much it may.
+func (tx *Tx) Size() (items, maxItems, bytes, maxBytes int) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.items, MaxTxItems, tx.bytes, MaxTxBytes
+}
+
+// CommitResult is what a commit did.
+type CommitResult struct {
+	// Timestamp is the instant of everything written; 0 if nothing was.
+	Timestamp Timestamp
+	// Duplicate: an earlier attempt of this commit, whose answer was lost, did it.
+	Duplicate bool
+	Cost      Cost
+}
+
+// Commit ends the transaction. ErrTxConflict and ErrTxAborted say that nothing
+// was done and that the work may be done again from its beginning; another
+// conflict, that a write's condition did not hold. ErrOutcomeUnknown comes only
+// when ctx ends while the outcome is not known: Commit may be called again then
+// and goes on asking.
+func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if e := tx.usableLocked("commit", "", ""); e != nil {
+		tx.done = true
+		tx.unlockLocked(ctx)
+		return CommitResult{}, e
+	}
+	x := commitExchange{clock: tx.db.c.Clock(), req: tx.requestLocked()}
+	if x.empty() || tx.cfg.at != 0 {
+		tx.done = true
+		tx.unlockLocked(ctx)
+		return CommitResult{}, nil
+	}
+	mode := route.Write
+	switch {
+	case tx.home == nil:
+		mode = route.Read
+	case tx.sent:
+		mode = route.Repeat
+	}
+	ctx, cancel := tx.db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	err := tx.db.c.Do(ctx, wire.KindCommit, mode, &x)
+	if err != nil {
+		e := ofFailure(err, "commit", "", "")
+		e.RequestID = tx.id
+		if tx.sent = e.Unknown(); !tx.sent {
+			tx.done = true
+			tx.unlockLocked(ctx)
+		}
+		return CommitResult{}, e
+	}
+	tx.done = true
+	if tx.home == nil {
+		tx.unlockLocked(ctx)
+	}
+	return CommitResult{Timestamp: Timestamp(x.reply.Time), Duplicate: x.reply.Duplicate, Cost: x.reply.Cost}, nil
+}
+
+// requestLocked is the commit as one request; the collection that was written
+// first comes first, for it has the home.
+func (tx *Tx) requestLocked() wire.CommitRequest {
+	req := wire.CommitRequest{ID: tx.id, Born: uint64(tx.born), Attempt: tx.attempt, TimeoutMillis: uint32(min(max(time.Until(tx.deadline), time.Second), 10*time.Second).Milliseconds())}
+	add := func(c *txColl) {
+		w := wire.TxnCollection{Name: c.name, Ranges: c.ranges}
+		for _, id := range c.ids {
+			r := wire.TxnRead{ID: id}
+			if d := c.reads[id]; d != nil {
+				r.At = uint64(d.UpdatedAt)
+			}
+			w.Reads = append(w.Reads, r)
+		}
+		for _, p := range c.wrote {
+			w.Writes = append(w.Writes, p.items...)
+		}
+		if len(w.Reads)+len(w.Ranges)+len(w.Writes) > 0 {
+			req.Collections = append(req.Collections, w)
+		}
+	}
+	if tx.home != nil {
+		add(tx.home)
+	}
+	for _, c := range tx.order {
+		if c != tx.home {
+			add(c)
+		}
+	}
+	return req
+}
+
+// Rollback ends the transaction without an effect. After Commit it does nothing.
+func (tx *Tx) Rollback(ctx context.Context) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if !tx.done && !tx.sent {
+		tx.done = true
+		tx.unlockLocked(ctx)
+	}
+}
+
+// locksLocked is how many documents are locked up front.
+func (tx *Tx) locksLocked() (n int) {
+	for _, c := range tx.order {
+		n += len(c.locked)
+	}
+	return n
+}
+
+// unlockLocked lets go of what was locked up front, as well as it can: locks
+// expire.
+func (tx *Tx) unlockLocked(ctx context.Context) {
+	req := wire.UnlockRequest{ID: tx.id}
+	for _, c := range tx.order {
+		if len(c.locked) == 0 {
+			continue
+		}
+		w := wire.TxnCollection{Name: c.name}
+		for _, id := range c.locked {
+			w.Reads = append(w.Reads, wire.TxnRead{ID: id})
+		}
+		req.Collections = append(req.Collections, w)
+	}
+	if len(req.Collections) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = tx.db.c.Do(ctx, wire.KindUnlock, route.Read, &control{ask: &req})
+}
+
+// commitExchange is the exchange of a commit.
+type commitExchange struct {
+	clock *route.Clock
+	req   wire.CommitRequest
+	reply wire.CommitReply
+}
+
+func (x *commitExchange) empty() bool { return len(x.req.Collections) == 0 }
+
+// Place is the home's: a commit that touches one group only is decided there.
+func (x *commitExchange) Place(v *route.View) (uint32, bool) {
+	c := &x.req.Collections[0]
+	switch {
+	case len(c.Writes) > 0:
+		return v.Partition(c.Name, c.Writes[0].ID)
+	case len(c.Reads) > 0:
+		return v.Partition(c.Name, c.Reads[0].ID)
+	}
+	return 0, false
+}
+
+func (x *commitExchange) Append(dst []byte, _ uint64, _ bool) []byte { return x.req.AppendTo(dst) }
+
+func (x *commitExchange) Read(body []byte, _ bool) error {
+	if err := wire.Decode(body, &x.reply); err != nil {
+		return route.BadAnswer(err)
+	}
+	x.clock.Observe(x.reply.Now)
+	return nil
+}
