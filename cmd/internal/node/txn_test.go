@@ -42,10 +42,31 @@ func total(ctx context.Context, db *client.DB, n int) (sum int, err error) {
 
 // TestBank moves money between accounts of all groups while strict readers add
 // it up, some by documents and some by scans.
-func TestBank(t *testing.T) {
+func TestBank(t *testing.T) { bank(t, -1) }
+
+// TestBankLosesNode is the same, and in its middle one of three nodes, which
+// coordinates, leads and is asked, is gone from one moment to the next.
+func TestBankLosesNode(t *testing.T) {
+	bank(t, 1)
+}
+
+// bank closes the node with that number after a second; -1: none.
+func bank(t *testing.T, lost int) {
 	const accounts, each = 12, 100
 	d := startDev(t, t.TempDir(), 3)
-	defer stopDev(t, d)
+	defer func() {
+		if lost < 0 {
+			stopDev(t, d)
+			return
+		}
+		for i, n := range d.Nodes() {
+			if i != lost {
+				if err := n.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
 	db := dial(t, d)
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -54,7 +75,7 @@ func TestBank(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	end := time.Now().Add(3 * time.Second)
+	end := time.Now().Add(4 * time.Second)
 	var moved, reads, scans, runs atomic.Int64
 	var wg sync.WaitGroup
 	for w := range 6 {
@@ -115,6 +136,14 @@ func TestBank(t *testing.T) {
 			scans.Add(1)
 		}
 	})
+	wg.Go(func() {
+		<-time.After(time.Second)
+		if lost >= 0 {
+			if err := d.Nodes()[lost].Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	wg.Wait()
 	t.Logf("%d transfers in %d runs, %d sums, %d scans", moved.Load(), runs.Load(), reads.Load(), scans.Load())
 	if moved.Load() < 20 || reads.Load() == 0 || scans.Load() == 0 {
@@ -123,7 +152,10 @@ func TestBank(t *testing.T) {
 	if sum, err := total(ctx, db, accounts); err != nil || sum != accounts*each {
 		t.Errorf("%d in all accounts at rest, %v", sum, err)
 	}
-	for _, n := range d.Nodes() {
+	for i, n := range d.Nodes() {
+		if i == lost {
+			continue
+		}
 		for _, g := range n.Host().Groups() {
 			deadline := time.Now().Add(5 * time.Second)
 			for g.IsLeader() && (g.Machine().LocksHeld() > 0 || len(g.Machine().Unfinished(1<<63)) > 0) {
