@@ -80,7 +80,7 @@ type Coordinator struct {
 	left    map[placement.PartitionID]struct{} // participants that have not confirmed Resolve
 	lost    map[Message]struct{}               // to be sent again
 	maxP    hlc.Timestamp
-	partial bool // not all participants are known: there is nothing to forget
+	partial bool      // not all participants are known: there is nothing to forget
 	why     *Conflict // of a participant that stepped back
 	outcome *Answer
 	decided Answer

@@ -67,7 +67,6 @@ type txnRun struct {
 	mistake mistake
 	groups  []*txnGroup
 	wall    time.Time
-	now     int // ticks of real time: one for each step
 	number  int
 	keys    []docKey
 
@@ -523,7 +522,6 @@ type driver struct {
 	id    txn.ID
 	c     *txn.Coordinator
 	parts map[placement.PartitionID]*txn.Part
-	all   []placement.PartitionID
 	spec  txn.Spec
 	born  hlc.Timestamp
 	out   map[txn.Message]bool // on their way
