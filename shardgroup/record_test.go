@@ -41,7 +41,7 @@ func TestRecordsGolden(t *testing.T) {
 		text.WriteString(r.name + " " + hex.EncodeToString(r.bytes) + "\n")
 	}
 	path := filepath.Join("..", "testdata", "shardgroup", "records.golden")
-	if os.Getenv("GOLDEN") != "" {
+	if os.Getenv("IDB_TEST_GOLDEN") == "write" {
 		if err := os.WriteFile(path, []byte(text.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -240,6 +240,7 @@ func (w *catalog) drop(ctx context.Context, s Session, o *own) history.Outcome {
 	case history.Unknown:
 		w.fresh(s, o)
 	case history.Done:
+		was := o.id // 0: made by its first write
 		o.there, o.dropped = false, o.id
 		w.note(o.name, false)
 		p := w.recorder.BeginSpan(s.Number, "get "+o.name+" e000001")
@@ -249,7 +250,8 @@ func (w *catalog) drop(ctx context.Context, s Session, o *own) history.Outcome {
 		case err == nil:
 			w.anomaly("dropped collection read", "%s was dropped, and e000001 is still there", o.name)
 		case errors.Is(err, client.ErrNotFound):
-			w.anomaly("dropped collection read", "%s was dropped, and is still a collection", o.name)
+			now, _ := s.other().DescribeCollection(ctx, o.name) // 0: gone by now
+			w.anomaly("dropped collection read", "%s was dropped as number %d, and is still a collection, number %d", o.name, was, now.ID)
 		case !errors.Is(err, client.ErrCollectionNotFound):
 			w.outcome("get of "+o.name+", which was dropped", err)
 		}
