@@ -1,29 +1,54 @@
 #!/bin/bash
-# Runs etcd and idb in turn, twice, on three nodes each, and prints the table.
+# Runs databases in turn, several rounds, on three nodes each, and prints the table.
 #
-#   compare.sh                     takes about four minutes
+#   compare.sh                     documents: etcd and idb, takes about four minutes
+#   compare.sh transfers           transactions: etcd, PostgreSQL and idb, about six
 #   DUR=20s ROUNDS=3 compare.sh    longer
 #
-# Both get 100,000 documents of 1 KiB first. Ratios count, not rates: the load
-# program runs on the same cores as the servers.
+# PEERS, CLIENTS, DUR, WARM, ROUNDS, KEYS, OUT: see README.md. Ratios count, not
+# rates: the load program runs on the same cores as the servers.
 set -eu
 P=$(cd "$(dirname "$0")" && pwd)
 W=${WORKDIR:-$P}
-ROUNDS=${ROUNDS:-2} DUR=${DUR:-10s} KEYS=${KEYS:-100000}
+race=${1:-documents}
+case $race in
+  documents) PEERS=${PEERS:-etcd idb} ;;
+  transfers) PEERS=${PEERS:-etcd pg idb} CLIENTS=${CLIENTS:-16 64} ;;
+  *) echo "compare.sh: unknown race $race (documents, transfers)" >&2; exit 2 ;;
+esac
+ROUNDS=${ROUNDS:-2} DUR=${DUR:-10s} WARM=${WARM:-3s} KEYS=${KEYS:-100000}
 OUT=${OUT:-$W/results.jsonl}
-[ -x "$W/bin/etcd" ] || "$P/build.sh" etcd
-"$P/build.sh" load idb # always: a stale binary measures the wrong code
+case " $PEERS " in *" etcd "*) [ -x "$W/bin/etcd" ] || "$P/build.sh" etcd ;; esac
+[ -n "${NOBUILD:-}" ] || "$P/build.sh" load idb # a stale binary measures the wrong code
 
 endpoints() {
   case $1 in
     etcd) echo 127.0.0.1:12379,127.0.0.1:22379,127.0.0.1:32379 ;;
     idb) echo 127.0.0.1:17401,127.0.0.1:17402,127.0.0.1:17403 ;;
+    pg*) echo 127.0.0.1:15432,127.0.0.1:25432,127.0.0.1:35432 ;;
   esac
 }
-load() { # peer workload clients
-  "$W/bin/load" -peer "$1" -rundir "$W/run/$1" -endpoints "$(endpoints "$1")" -workload "$2" -c "$3" -n "$KEYS" -dur "$DUR" -out "$OUT"
+# A peer may be named with a mode of the load program: pg:pipelined.
+server() { echo "${1%%:*}"; }
+load() { # peer workload clients [option...]
+  local peer=$1 workload=$2 clients=$3 mode=
+  shift 3
+  case $peer in *:*) mode=${peer#*:} ;; esac
+  "$W/bin/load" -peer "$(server "$peer")" -mode "$mode" -label "${peer/:/ }" -rundir "$W/run/$(server "$peer")" -endpoints "$(endpoints "$peer")" \
+    -workload "$workload" -c "$clients" -n "$KEYS" -dur "$DUR" -warm "$WARM" -out "$OUT" "$@"
 }
-cleanup() { for peer in etcd idb; do "$P/peers.sh" $peer clean; done; }
+documents() { # peer
+  load "$1" preload 16
+  load "$1" W 1
+  load "$1" W 64
+  load "$1" R 64
+}
+transfers() { # peer
+  local c
+  for c in $CLIENTS; do load "$1" T "$c" -accounts 10000; done
+  for c in $CLIENTS; do load "$1" T "$c" -accounts 100 -dist zipf; done
+}
+cleanup() { for peer in $PEERS; do "$P/peers.sh" "$(server "$peer")" clean; done; }
 trap cleanup EXIT
 cleanup
 
@@ -31,17 +56,15 @@ rm -f "$OUT"
 echo '| peer | workload | clients | ops/s | p50 | p95 | p99 | max ms | servers CPU s/k | client CPU s/k | servers cores | other cores | KiB/op | RSS MiB | disk MiB | errors |'
 echo '|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|'
 for round in $(seq "$ROUNDS"); do
-  order="etcd idb"
-  [ $((round % 2)) = 0 ] && order="idb etcd"
+  order=$PEERS
+  [ $((round % 2)) = 0 ] && order=$(printf '%s\n' $PEERS | tac)
   for peer in $order; do
-    "$P/peers.sh" $peer start
-    "$W/bin/load" -workload ready -peer $peer -endpoints "$(endpoints $peer)" >/dev/null
-    load $peer preload 16
-    load $peer W 1
-    load $peer W 64
-    load $peer R 64
-    "$P/peers.sh" $peer stop
-    "$P/peers.sh" $peer clean
+    name=$(server "$peer")
+    "$P/peers.sh" "$name" start
+    "$W/bin/load" -workload ready -peer "$name" -endpoints "$(endpoints "$peer")" >/dev/null
+    "$race" "$peer"
+    "$P/peers.sh" "$name" stop
+    "$P/peers.sh" "$name" clean
   done
 done
 echo

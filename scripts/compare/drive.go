@@ -14,6 +14,7 @@ import (
 type worker struct {
 	lat, rlat, ulat []int64
 	ops, errs, ab   int64
+	longest         int64 // of all operations, also of those that failed
 	lastErr         error
 }
 
@@ -43,6 +44,7 @@ func drive(ctx context.Context, p Peer) {
 					continue
 				}
 				w.ab += int64(ab)
+				w.longest = max(w.longest, d)
 				if err != nil {
 					w.errs++
 					w.lastErr = err
@@ -79,6 +81,7 @@ func drive(ctx context.Context, p Peer) {
 		r.Ops += ws[i].ops
 		r.Errs += ws[i].errs
 		r.Aborts += ws[i].ab
+		r.Longest = max(r.Longest, float64(ws[i].longest)/1e6)
 		lat = append(lat, ws[i].lat...)
 		rl = append(rl, ws[i].rlat...)
 		ul = append(ul, ws[i].ulat...)
@@ -102,11 +105,12 @@ func drive(ctx context.Context, p Peer) {
 		r.Note = fmt.Sprintf("last error: %.120v", lastErr)
 	}
 	if t, ok := p.(Transferer); ok && *fWork == "T" {
+		r.Accounts = *fAcct
 		sum, err := t.Total(ctx, *fAcct)
-		if err != nil || sum != int64(*fAcct)*initialBalance {
-			r.Note += fmt.Sprintf(" TOTAL %d WRONG (%v)", sum, err)
-		} else {
+		if r.Conserved = err == nil && sum == int64(*fAcct)*initialBalance; r.Conserved {
 			r.Note += " total conserved"
+		} else {
+			r.Note += fmt.Sprintf(" TOTAL %d WRONG (%v)", sum, err)
 		}
 	}
 	emit(r)
@@ -168,12 +172,13 @@ func makeOp(p Peer, w int) func(context.Context) (byte, int, error) {
 		}
 	case "T":
 		t := need[Transferer](p)
+		account := chooser(rng, *fDist, *fAcct)
 		return func(ctx context.Context) (byte, int, error) {
-			a, b := rng.Intn(*fAcct), rng.Intn(*fAcct-1)
-			if b >= a {
-				b++
+			a, b := account(), account()
+			for b == a {
+				b = account()
 			}
-			n, err := t.Transfer(ctx, w, a, b, int64(1+rng.Intn(5)))
+			n, err := t.Transfer(ctx, w, a, b, 1)
 			return 'u', n, err
 		}
 	case "I": // insert new documents

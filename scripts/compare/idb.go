@@ -21,6 +21,8 @@ type idb struct {
 	cfg  Config
 	db   *client.DB
 	docs *client.Collection
+
+	accts string // the collection of accounts
 }
 
 func (p *idb) Open(ctx context.Context, cfg Config) (err error) {
@@ -113,6 +115,85 @@ func (p *idb) RMW(ctx context.Context, _ int, k string, m func([]byte) []byte) (
 			return n, err
 		}
 	}
+}
+
+func (p *idb) accounts(n int) string { return fmt.Sprintf("accounts%d", n) }
+
+func (p *idb) SetupAccounts(ctx context.Context, n int) error {
+	p.accts = p.accounts(n)
+	c := p.db.Collection(p.accts)
+	for i := 0; i < n; i += p.BatchSize() {
+		b := p.db.Bulk()
+		for j := i; j < min(i+p.BatchSize(), n); j++ {
+			b.Put(c, acct(j), balance(initialBalance))
+		}
+		if _, err := b.Do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// balance is an account's document, encoded as AppendDoc says.
+func balance(v int64) client.Raw {
+	b := msgp.AppendString(msgp.AppendMapHeader(make([]byte, 0, 24), 1), "balance")
+	if v < 0 {
+		return msgp.AppendInt64(b, v)
+	}
+	return msgp.AppendUint64(b, uint64(v)) // the shortest form
+}
+
+func balanceOf(d *client.Document) (int64, error) {
+	if d == nil {
+		return 0, errors.New("the account does not exist")
+	}
+	raw, ok := d.Get("balance")
+	if !ok {
+		return 0, fmt.Errorf("%s: no balance", d.ID)
+	}
+	v, _, err := msgp.ReadInt64Bytes(raw)
+	return v, err
+}
+
+// Transfer: the client library's Transact; both accounts come with one request.
+func (p *idb) Transfer(ctx context.Context, _, a, b int, x int64) (int, error) {
+	runs := 0
+	ka, kb := acct(a), acct(b)
+	err := p.db.Transact(ctx, func(tx *client.Tx) error {
+		runs++
+		c := tx.Collection(p.accts)
+		docs, err := c.GetMany(ctx, []string{ka, kb})
+		if err != nil {
+			return err
+		}
+		va, err := balanceOf(docs[0])
+		if err != nil {
+			return err
+		}
+		vb, err := balanceOf(docs[1])
+		if err != nil {
+			return err
+		}
+		if err := c.Put(ka, balance(va-x)); err != nil {
+			return err
+		}
+		return c.Put(kb, balance(vb+x))
+	})
+	return runs - 1, err
+}
+
+func (p *idb) Total(ctx context.Context, n int) (s int64, err error) {
+	for d, err := range p.db.Collection(p.accounts(n)).Scan(ctx) {
+		if err != nil {
+			return 0, err
+		}
+		v, err := balanceOf(d)
+		if err != nil {
+			return 0, err
+		}
+		s += v
+	}
+	return s, nil
 }
 
 // Leader is the node that leads most groups.

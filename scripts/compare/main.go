@@ -7,7 +7,7 @@
 //
 // Workloads: preload, W (update), R (linearizable read), RS (stale read), A
 // (50/50), B (95/5), F (read-modify-write by compare-and-swap), I (insert), T
-// (transfers), Qeq, Qrange, Qagg (queries), accounts, index, leader, failover,
+// (transfers of one unit between two of -accounts, which -dist chooses), Qeq, Qrange, Qagg (queries), accounts, index, leader, failover,
 // ready, probe (limits of the machine), table (what compare.sh measured).
 package main
 

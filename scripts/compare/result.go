@@ -19,13 +19,23 @@ type result struct {
 	WriteKiBPerOp                    float64
 	OtherCores                       float64 // CPU that neither servers nor client used (kernel threads, other jobs)
 	ReadP50, ReadP99, UpdP50, UpdP99 float64
+	Longest                          float64 // milliseconds, failed operations with them
+	Accounts                         int     // of transfers
+	Conserved                        bool    // the accounts' total after transfers is what it was
 	Note                             string
 }
+
+// abortRate is the part of all runs of transactions that came to nothing and
+// were run again.
+func (r result) abortRate() float64 { return float64(r.Aborts) / float64(max(r.Ops+r.Aborts, 1)) }
 
 func emit(r result) {
 	ab := ""
 	if r.Workload == "T" || r.Workload == "F" {
-		ab = fmt.Sprintf(" aborts %.2f%%", 100*float64(r.Aborts)/float64(max(r.Ops+r.Aborts, 1)))
+		ab = fmt.Sprintf(" aborts %.2f%%", 100*r.abortRate())
+	}
+	if r.Workload == "T" {
+		ab += fmt.Sprintf(" of %d accounts, longest %.0f ms,", r.Accounts, r.Longest)
 	}
 	if r.ReadP50 > 0 {
 		ab += fmt.Sprintf(" rd %.2f/%.2f upd %.2f/%.2f", r.ReadP50, r.ReadP99, r.UpdP50, r.UpdP99)
