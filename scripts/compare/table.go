@@ -199,5 +199,8 @@ func figure(mean, low, high float64, unit string) string {
 	case math.Abs(mean) < 100:
 		digits = 2
 	}
+	if low == high { // one round
+		return fmt.Sprintf("%.*f %s", digits, mean, unit)
+	}
 	return fmt.Sprintf("%.*f %s (%.*f–%.*f)", digits, mean, unit, digits, low, digits, high)
 }
