@@ -97,9 +97,15 @@ type Config struct {
 	// more flushes. Zero means 32 MiB and 4096.
 	SnapshotBytes   int64
 	SnapshotEntries uint64
-	// TrailingBytes and TrailingEntries are how much log is kept for followers
-	// that are behind; whichever is less. Zero means 64 MiB and 8192.
-	TrailingBytes   int64
+	// LogBytes is how much disk the log may take, all groups together: above it
+	// groups are flushed and cut until it is half. What is left serves followers
+	// that are behind; those further behind get a snapshot. Too small makes
+	// snapshots of short absences, too large wastes disk. While the state is
+	// small the log takes less: twice the state, and at least 64 MiB. Zero means
+	// 512 MiB. See DESIGN.md for what comes on top.
+	LogBytes int64
+	// TrailingEntries is how many entries a group keeps for followers at most.
+	// Zero means 8192.
 	TrailingEntries uint64
 
 	// DigestEvery is how many entries lie between two comparisons of the
@@ -198,7 +204,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.QueueBytes, 64<<20)
 	setDefault(&c.SnapshotBytes, 32<<20)
 	setDefault(&c.SnapshotEntries, 4096)
-	setDefault(&c.TrailingBytes, 64<<20)
+	setDefault(&c.LogBytes, 512<<20)
 	setDefault(&c.TrailingEntries, 8192)
 	setDefault(&c.DigestEvery, 1024)
 	setDefault(&c.RequestIDTTL, 15*time.Minute)
@@ -263,6 +269,6 @@ func (c *Config) raftConfig(id raft.ServerID, notify chan<- bool, log hclog.Logg
 	// Snapshots are taken by the Host, by bytes and entries of the log.
 	rc.SnapshotInterval = 1000 * time.Hour
 	rc.SnapshotThreshold = 1 << 62
-	rc.TrailingLogs = c.TrailingEntries
+	rc.TrailingLogs = keepAll
 	return rc
 }

@@ -34,8 +34,7 @@ type Group struct {
 	// the members with space are no majority. nil: they are one.
 	short atomic.Pointer[DiskFullError]
 
-	snapping atomic.Bool // a snapshot is being taken
-	reloadMu sync.Mutex  // held while raft's settings are changed
+	reloadMu sync.Mutex // held while raft's settings are changed
 }
 
 // openGroup brings the group's stores in order and starts raft.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
@@ -44,7 +43,6 @@ type Host struct {
 	critical atomic.Bool // and below what entries of others may use
 	dead     atomic.Bool // fatal was called
 	fatalErr atomic.Pointer[error]
-	wakeSnap chan struct{}
 
 	resolver atomic.Pointer[Resolver]
 
@@ -68,7 +66,6 @@ func OpenHost(cfg Config) (*Host, error) {
 		log:      cfg.Logger.Named("shardgroup"),
 		clock:    newStopwatch(),
 		stop:     make(chan struct{}),
-		wakeSnap: make(chan struct{}, 1),
 		groups:   make(map[placement.GroupID]*Group),
 		starting: make(map[placement.GroupID]bool),
 	}
@@ -88,7 +85,7 @@ func OpenHost(cfg Config) (*Host, error) {
 	h.spawn(w.watch)
 	h.spawn(w.probeDisk)
 	h.spawn(h.watchSpace)
-	h.spawn(h.takeSnapshots)
+	h.spawn(h.trim)
 	h.spawn(h.surveys.run)
 	return h, nil
 }
@@ -373,73 +370,4 @@ func (h *Host) Close() error {
 	case <-limit.C:
 		return fmt.Errorf("shardgroup: not everything stopped after: %w", h.Err())
 	}
-}
-
-// takeSnapshots flushes and truncates groups whose log has grown.
-func (h *Host) takeSnapshots() {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-h.stop:
-			return
-		case <-tick.C:
-		}
-		due := false
-		for _, g := range h.Groups() {
-			due = due || g.snapshotDue(1)
-		}
-		if !due {
-			continue
-		}
-		// One flush serves all groups, so those that are half way join in.
-		for _, g := range h.Groups() {
-			if g.snapshotDue(2) {
-				g.takeSnapshot()
-			}
-		}
-	}
-}
-
-// snapshotDue says whether the log has grown to 1/part of what triggers a
-// snapshot.
-func (g *Group) snapshotDue(part int64) bool {
-	cfg := &g.host.cfg
-	bytes, entries := g.logs.bytes.Load(), g.apply.sinceSnapshot()
-	if entries == 0 || g.halted.Load() != nil || g.host.dead.Load() {
-		return false
-	}
-	// A follower that was sent a snapshot needs the log from there on; but it
-	// must not keep the log for ever.
-	if g.snaps.held() && bytes < 16*cfg.SnapshotBytes && !g.host.full.Load() {
-		return false
-	}
-	return bytes >= cfg.SnapshotBytes/part || entries >= cfg.SnapshotEntries/uint64(part)
-}
-
-// takeSnapshot has raft write a marker and truncate the log.
-func (g *Group) takeSnapshot() {
-	if !g.snapping.CompareAndSwap(false, true) {
-		return
-	}
-	defer g.snapping.Store(false)
-	g.setTrailing()
-	if err := g.raft.Snapshot().Error(); err != nil && g.check() == nil {
-		g.log.Warn("snapshot was not taken", "error", err)
-	}
-}
-
-// setTrailing turns the bytes of log to keep into entries, which is what raft
-// counts.
-func (g *Group) setTrailing() {
-	cfg := &g.host.cfg
-	keep := cfg.TrailingEntries
-	if entries := g.apply.sinceSnapshot(); entries > 0 {
-		size := max(1, g.logs.bytes.Load()/int64(entries))
-		keep = min(keep, max(256, uint64(cfg.TrailingBytes/size)))
-	}
-	if g.host.full.Load() {
-		keep = min(keep, 256)
-	}
-	g.reload(func(rc *raft.ReloadableConfig) { rc.TrailingLogs = keep })
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +18,8 @@ import (
 	"github.com/impossibledb/idb/shardgroup/transport"
 )
 
-// sendHold is how long after sending a snapshot the log is not truncated, so
-// that the follower finds there what it needs next.
+// sendHold is how long after sending a snapshot the log is kept from there on,
+// so that the follower finds in it what it needs next.
 const sendHold = time.Minute
 
 // snapshotStore is a group's raft.SnapshotStore. It holds one marker and no
@@ -31,8 +32,7 @@ type snapshotStore struct {
 	mark    marker          // guarded by mu; index 0: none yet
 	staged  *staging        // guarded by mu; received in full, raft is being told
 	pending *pendingInstall // guarded by mu; its record is on disk
-	sending int             // guarded by mu; exports open
-	hold    time.Time       // guarded by mu; the log is kept until then
+	holds   []*hold         // guarded by mu; of snapshots that are or were just sent
 	serial  int             // guarded by mu; for names of directories
 	over    bool            // guarded by mu
 }
@@ -80,11 +80,24 @@ func (s *snapshotStore) marker() marker {
 	return s.mark
 }
 
-// held says that the log should not be truncated now.
-func (s *snapshotStore) held() bool {
+// hold keeps the log from the end of a snapshot that is being sent.
+type hold struct {
+	index uint64
+	until time.Time // zero: it is not sent yet
+}
+
+// held is the index from which on the log should be kept now; 0: none.
+func (s *snapshotStore) held() (first uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sending > 0 || time.Now().Before(s.hold)
+	now := time.Now()
+	s.holds = slices.DeleteFunc(s.holds, func(h *hold) bool { return !h.until.IsZero() && now.After(h.until) })
+	for _, h := range s.holds {
+		if first == 0 || h.index < first {
+			first = h.index
+		}
+	}
+	return first
 }
 
 func (s *snapshotStore) close() {
@@ -139,10 +152,21 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 }
 
 // export pins the machine's state and says which index it has.
-func (s *snapshotStore) export(id string, at marker) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (s *snapshotStore) export(id string, at marker) (_ *raft.SnapshotMeta, _ io.ReadCloser, err error) {
 	if h := s.g.halted.Load(); h != nil {
 		return nil, nil, h
 	}
+	keep := &hold{index: at.index}
+	s.mu.Lock()
+	s.holds = append(s.holds, keep)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if keep.index = at.index; err != nil {
+			keep.until = time.Now()
+		}
+	}()
 	for {
 		confIndex, conf := s.g.apply.configuration()
 		x, err := s.g.machine.Snapshot()
@@ -162,10 +186,7 @@ func (s *snapshotStore) export(id string, at marker) (*raft.SnapshotMeta, io.Rea
 			at.index, at.term = x.Applied, term
 			at.conf, at.confIndex = conf, confIndex
 		}
-		s.mu.Lock()
-		s.sending++
-		s.mu.Unlock()
-		return at.meta(id, 0), &exportReader{store: s, export: x}, nil
+		return at.meta(id, 0), &exportReader{store: s, export: x, keep: keep}, nil
 	}
 }
 
@@ -174,6 +195,7 @@ func (s *snapshotStore) export(id string, at marker) (*raft.SnapshotMeta, io.Rea
 type exportReader struct {
 	store  *snapshotStore
 	export *fsm.Export
+	keep   *hold
 	sent   bool // all of it was written
 	once   sync.Once
 	err    error
@@ -202,9 +224,9 @@ func (r *exportReader) Close() error {
 		r.err = r.export.Close()
 		r.store.mu.Lock()
 		defer r.store.mu.Unlock()
-		r.store.sending--
+		r.keep.until = time.Now()
 		if r.sent {
-			r.store.hold = time.Now().Add(sendHold)
+			r.keep.until = r.keep.until.Add(sendHold)
 		}
 	})
 	return r.err

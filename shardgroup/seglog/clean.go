@@ -14,8 +14,14 @@ const (
 	// carryBytes is how much is carried forward at once, so that appends which
 	// come meanwhile wait for little.
 	carryBytes = 256 << 10
+	// cheap is what part of the oldest segment may live for it to be moved at
+	// once.
+	cheap = 16
 	// slack is how many segments of what is not needed are no waste.
 	slack = 4
+	// crowd is how many make appends wait for the cleaner, beside three times
+	// what lives; see measureLocked.
+	crowd = 2 * slack
 )
 
 // segmentBytesLocked is how large the next segment should be: large enough
@@ -25,8 +31,16 @@ func (l *Log) segmentBytesLocked() int64 {
 	for _, s := range l.table.segs {
 		total += s.bytes
 	}
-	n := int64(1) << bits.Len64(uint64(total/8))
+	n := int64(1) << bits.Len64(uint64(total/16))
 	return blocks(min(max(n, l.o.MinSegment), l.o.MaxSegment))
+}
+
+// measureLocked finds out whether appends have to wait for the cleaner. It
+// always has something to free then, for what it calls waste is less.
+func (l *Log) measureLocked() {
+	total, live := l.table.spread()
+	l.crowded = total > 3*live+crowd*l.segmentBytesLocked()
+	l.changed.Broadcast()
 }
 
 // prepare makes segments ahead and disposes of those that are free.
@@ -113,8 +127,8 @@ func (l *Log) clean() {
 	for {
 		l.mu.Lock()
 		l.cleaning = false
-		l.changed.Broadcast()
-		for !l.cleanDue && !l.closing && l.err == nil {
+		l.measureLocked()
+		for !l.cleanDue && !l.crowded && !l.closing && l.err == nil {
 			l.changed.Wait()
 		}
 		if l.closing || l.err != nil {
@@ -122,10 +136,12 @@ func (l *Log) clean() {
 			return
 		}
 		l.cleanDue, l.cleaning = false, true
-		pending := len(l.queue) > 0
+		// Cuts that nobody waits for, or that somebody does: what is on its way
+		// is not carried.
+		pending := len(l.queue) > 0 || l.crowded
 		l.mu.Unlock()
 		var err error
-		if pending { // cuts that nobody waits for
+		if pending {
 			err = l.barrier()
 		}
 		for more := true; more && err == nil; {
@@ -150,6 +166,9 @@ func (l *Log) release() error {
 		gone = append(gone, l.table.segs[0])
 		l.table.segs = l.table.segs[1:]
 	}
+	if l.crowded {
+		l.measureLocked()
+	}
 	l.mu.Unlock()
 	if len(gone) == 0 {
 		return nil
@@ -165,8 +184,9 @@ func (l *Log) release() error {
 }
 
 // carry moves some of what lives in the oldest segment into the newest, if the
-// log takes more disk than what lives justifies. Each byte is moved for at
-// least one that becomes free, so the work is bounded by what is appended.
+// log takes more disk than what lives justifies, or if it is hardly anything.
+// Each byte is moved for at least one that becomes free, so the work is bounded
+// by what is appended.
 func (l *Log) carry() (more bool, err error) {
 	type item struct {
 		group uint32
@@ -177,7 +197,8 @@ func (l *Log) carry() (more bool, err error) {
 	l.mu.Lock()
 	oldest := l.table.segs[0]
 	total, live := l.table.spread()
-	if len(l.table.segs) < 2 || oldest.live == 0 || total <= 2*live+slack*l.segmentBytesLocked() {
+	wasteful := total > 2*live+slack*l.segmentBytesLocked() || oldest.live <= oldest.records/cheap
+	if len(l.table.segs) < 2 || oldest.live == 0 || !wasteful {
 		defer l.mu.Unlock()
 		return len(l.table.segs) > 1 && oldest.live == 0, nil
 	}

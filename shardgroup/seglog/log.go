@@ -117,6 +117,7 @@ type Log struct {
 	released []*segment // guarded by mu; not needed any more, and the disk knows
 	cleaning bool       // guarded by mu; clean is at work
 	cleanDue bool       // guarded by mu
+	crowded  bool       // guarded by mu; appends wait for clean
 
 	stats Metrics // guarded by mu
 
@@ -150,6 +151,7 @@ func (l *Log) Append(group uint32, first uint64, e Entries) error {
 		}
 	}
 	l.mu.Lock()
+	l.awaitRoomLocked()
 	g := l.table.group(group)
 	if first == 0 || first > maxIndex-uint64(n) || g.last >= g.first && first != g.last+1 {
 		defer l.mu.Unlock()
@@ -171,6 +173,19 @@ func (l *Log) Append(group uint32, first uint64, e Entries) error {
 	}
 	l.stats.Appends++
 	return l.waitLocked(b)
+}
+
+// awaitRoomLocked waits for the cleaner while it is too far behind. Only
+// entries wait: everything else is small, and the cleaner's own way.
+func (l *Log) awaitRoomLocked() {
+	if !l.crowded {
+		return
+	}
+	begun := time.Now()
+	for l.crowded && l.err == nil && !l.closing {
+		l.changed.Wait()
+	}
+	l.stats.CrowdedSeconds += time.Since(begun).Seconds()
 }
 
 // CutFront removes a group's entries up to last. It does not wait: after a
@@ -297,6 +312,33 @@ func (l *Log) Bounds(group uint32) (first, last uint64) {
 		return 0, 0
 	}
 	return g.first, g.last
+}
+
+// Used is how much disk the segments take that hold something.
+func (l *Log) Used() (bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.table.segs {
+		bytes += s.bytes
+	}
+	return bytes
+}
+
+// Recent is the index from which on all entries of a group lie in the newest
+// bytes of the log, as it lies on disk; one above the last if none does. What
+// is below keeps older segments.
+func (l *Log) Recent(group uint32, bytes int64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.table.recent(group, bytes)
+}
+
+// Short is the index from which on a group's entries have no more than bytes
+// together; one above the last if the last has more.
+func (l *Log) Short(group uint32, bytes int64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.table.short(group, bytes)
 }
 
 // Read reads an entry. The bytes are the caller's.
@@ -504,7 +546,7 @@ func (l *Log) switchLocked() (*segment, error) {
 	l.stats.Switches++
 	l.stats.SwitchSeconds += time.Since(begun).Seconds()
 	l.cleanDue = true
-	l.changed.Broadcast() // to prepare the next
+	l.measureLocked() // also wakes who prepares the next
 	return seg, nil
 }
 

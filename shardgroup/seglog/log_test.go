@@ -467,3 +467,65 @@ func TestCarryMeetsCut(t *testing.T) {
 	}
 	shut(t, l)
 }
+
+// While the cleaner stands still the log takes no more than measureLocked lets
+// it, however much is appended: entries wait, and go on when it does.
+// Records do not wait.
+func TestAppendsWaitForCleaner(t *testing.T) {
+	g := &readGate{began: make(chan struct{}), open: make(chan struct{})}
+	l := open(t, errorfs.Wrap(vfs.NewMem(), g), small)
+	defer shut(t, l)
+	g.armed.Store(true)
+	const writers, total, updates = 4, 600, 20
+	var appended atomic.Int64
+	var wg sync.WaitGroup
+	for w := range uint32(writers) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := uint64(1); i <= total/writers; i++ {
+				// Every fourth entry stays, so that each segment has some of it.
+				put(t, l, 10+w, i, 1, 700)
+				put(t, l, w, i, 1, 3000)
+				if err := l.CutFront(w, i); err != nil {
+					t.Error(err)
+				}
+				appended.Add(1)
+			}
+		}()
+	}
+	<-g.began // the cleaner stands in a read
+	l.mu.Lock()
+	for !l.crowded && appended.Load() < total {
+		l.changed.Wait()
+	}
+	l.mu.Unlock()
+	over := func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		total, live := l.table.spread()
+		// What was on its way when the log became crowded is in two segments at
+		// most, the cuts behind it have lessened what lives, and records do not
+		// wait.
+		return total > 3*(live+writers*block)+(crowd+2)*small.MaxSegment+updates*block
+	}
+	for range updates { // each is written behind what was on its way
+		if err := l.Update(Change{Key{1, 1}, []byte("not held up")}); err != nil {
+			t.Fatal(err)
+		}
+		if over() {
+			t.Errorf("the log takes too much: %+v", l.Metrics())
+		}
+	}
+	if n := appended.Load(); n >= total {
+		t.Errorf("all %d were appended although the cleaner stood still", n)
+	}
+	close(g.open)
+	wg.Wait()
+	if m := l.Metrics(); m.CrowdedSeconds == 0 || over() {
+		t.Errorf("%+v: nobody waited, or the log takes too much", m)
+	}
+	for w := range uint32(writers) {
+		has(t, l, 10+w, 1, total/writers, 700)
+	}
+}

@@ -17,6 +17,7 @@ type Metrics struct {
 	WriteSeconds   float64 // spent in writes and syncs
 	SlowestSeconds float64 // the slowest of them
 	SwitchSeconds  float64 // spent waiting for segments that were not ready
+	CrowdedSeconds float64 // spent by appends waiting for the cleaner
 }
 
 // Metrics reads the counters.

@@ -228,14 +228,44 @@ func (t *table) find(id uint32, index uint64) (*segment, place, bool) {
 	return t.segment(p.seg), p, true
 }
 
-// spread is how much disk the segments take, and how much of that is by what
-// lives: padding and the like count in proportion.
+// spread is how much disk the old segments take, all but the one that is
+// written, and how much of that is by what lives: padding and the like count in
+// proportion.
 func (t *table) spread() (total, live int64) {
-	for _, s := range t.segs {
+	for _, s := range t.segs[:len(t.segs)-1] {
 		total += s.bytes
 		if s.records > 0 {
 			live += int64(float64(s.end) * float64(s.live) / float64(s.records))
 		}
 	}
 	return total, live
+}
+
+// recent: see Log.Recent. Segments are freed whole, so they count whole.
+func (t *table) recent(id uint32, bytes int64) uint64 {
+	n := len(t.segs) - 1
+	for bytes -= t.segs[n].end; n > 0 && t.segs[n-1].bytes <= bytes; n-- {
+		bytes -= t.segs[n-1].bytes
+	}
+	oldest := uint32(t.segs[n].number)
+	return t.from(id, func(p place) bool { return p.seg >= oldest })
+}
+
+// short: see Log.Short.
+func (t *table) short(id uint32, bytes int64) uint64 {
+	return t.from(id, func(p place) bool { bytes -= int64(p.size); return bytes >= 0 })
+}
+
+// from is the index from which on all entries of a group are as wanted; what is
+// on its way to the disk is.
+func (t *table) from(id uint32, wanted func(place) bool) uint64 {
+	g := t.groups[id]
+	if g == nil {
+		return 1
+	}
+	n := len(g.places)
+	for n > 0 && g.base+uint64(n-1) >= g.first && wanted(g.places[n-1]) {
+		n--
+	}
+	return min(max(g.base+uint64(n), g.first), g.last+1)
 }

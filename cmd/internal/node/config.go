@@ -40,6 +40,10 @@ type Config struct {
 	// writes and hands its leaderships over. Too small, and the engine may run
 	// into a full disk and end the process. Zero means 256 MiB.
 	DiskReserveBytes uint64
+	// LogBytes is how much disk the log takes, all groups together; half of it
+	// is kept for followers that are behind, and those further behind get a
+	// snapshot. Zero means 512 MiB; at least 32 MiB.
+	LogBytes int64
 	// StateCacheBytes is the block cache of the state engine. Zero means 64 MiB.
 	StateCacheBytes int64
 	// MaxClientConns bounds connections on the client port. Zero means 4096.
@@ -86,6 +90,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DiskReserveBytes == 0 {
 		c.DiskReserveBytes = 256 << 20
+	}
+	if c.LogBytes == 0 {
+		c.LogBytes = 512 << 20
 	}
 	if c.StateCacheBytes == 0 {
 		c.StateCacheBytes = 64 << 20
@@ -144,6 +151,9 @@ func (c Config) validate() error {
 	}
 	if c.MaxDocumentBytes < 1024 || c.MaxDocumentBytes > wire.MaxDocumentBytes {
 		return fmt.Errorf("max document size %d bytes: choose 1024 to %d", c.MaxDocumentBytes, wire.MaxDocumentBytes)
+	}
+	if c.LogBytes < 32<<20 {
+		return fmt.Errorf("log size %d bytes: choose 32MiB or more", c.LogBytes)
 	}
 	if c.ElectionTimeout < 50*time.Millisecond || c.ElectionTimeout > time.Minute {
 		return fmt.Errorf("election timeout %v: choose 50ms to 1m", c.ElectionTimeout)

@@ -172,6 +172,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 		Timing:      shardgroup.Timing{Heartbeat: n.cfg.ElectionTimeout},
 		CacheBytes:  n.cfg.StateCacheBytes,
 		DiskReserve: n.cfg.DiskReserveBytes,
+		LogBytes:    n.cfg.LogBytes,
 		FreeSpace:   func() (uint64, error) { return n.cfg.FreeSpace(n.cfg.DataDir) },
 		Retention:   n.retention,
 		Locate:      n.locate,

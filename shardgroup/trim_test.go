@@ -1,0 +1,105 @@
+package shardgroup
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/placement"
+)
+
+// The log of a node stays within its bound, whichever of its groups is written:
+// one that is quiet is flushed and cut too. A follower that was away for longer
+// than the log reaches is served by a snapshot, and keeps the bound as well.
+func TestLogBytes(t *testing.T) {
+	const room = 8 << 20
+	c := seeded(t, 3, 2, func(_ placement.NodeID, cfg *Config) { cfg.LogBytes = room })
+	small, large := raw(t, map[string]any{"v": 1}), raw(t, map[string]any{"pad": strings.Repeat("p", 20<<10)})
+	for i := range 2 * maxAppendEntries {
+		c.must(2, write(wire.OpPut, fmt.Sprintf("quiet-%d", i), small))
+	}
+	quiet := c.leader(2).raft.LastIndex()
+	c.must(1, write(wire.OpPut, "a", small))
+	c.equal(1)
+	c.equal(2)
+	away := c.stop("n3")
+	missed := c.leader(1).raft.LastIndex()
+	bounded := func(id placement.NodeID) {
+		t.Helper()
+		h := c.node(id).host
+		c.wait("the log of "+string(id)+" to be trimmed", func() bool { return h.logs.Used() <= room })
+	}
+	for round := range 4 {
+		for i := range 400 {
+			c.must(1, write(wire.OpPut, fmt.Sprintf("d-%d", (400*round+i)%100), large))
+		}
+		bounded("n1")
+		bounded("n2")
+	}
+	for _, id := range []placement.NodeID{"n1", "n2"} {
+		for g, past := range map[placement.GroupID]uint64{1: missed, 2: quiet - 2*maxAppendEntries} {
+			logs := c.group(id, g).logs
+			first, _ := logs.FirstIndex()
+			last, _ := logs.LastIndex()
+			if first <= past || first > last {
+				t.Errorf("%s: the log of %s is %d to %d, it should begin above %d", id, g, first, last, past)
+			}
+		}
+		// Half of the bound is for followers that are behind.
+		if kept := c.node(id).host.LogMetrics().LiveBytes; kept < room/4 {
+			t.Errorf("%s keeps only %d bytes of log", id, kept)
+		}
+	}
+	c.restart(away)
+	c.equal(1)
+	c.equal(2)
+	c.wait("n3 to have a snapshot of what it missed", func() bool { return c.group("n3", 1).snaps.marker().index > missed })
+	bounded("n3")
+}
+
+// While a snapshot is sent, and for a while after, the log is kept from its end
+// on, however long it gets, up to twice the bound.
+func TestLogHeldForSnapshot(t *testing.T) {
+	const room = 4 << 20
+	c := seeded(t, 1, 1, func(_ placement.NodeID, cfg *Config) { cfg.LogBytes, cfg.SnapshotEntries = room, 20 })
+	large := raw(t, map[string]any{"pad": strings.Repeat("p", 20<<10)})
+	n := 0
+	put := func() {
+		n++
+		c.must(1, write(wire.OpPut, fmt.Sprintf("d-%d", n%50), large))
+	}
+	g := c.leader(1)
+	for range 30 {
+		put()
+	}
+	c.wait("a marker", func() bool { return g.snaps.marker().index > 0 })
+	list, err := g.snaps.List()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("snapshots: %v %v", list, err)
+	}
+	meta, rd, err := g.snaps.Open(list[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := c.node("n1").host
+	for h.logs.Used() < room+room/2 {
+		put()
+	}
+	marker := g.snaps.marker().index
+	c.wait("another marker", func() bool { put(); return g.snaps.marker().index > marker })
+	if first, _ := g.logs.FirstIndex(); first > meta.Index {
+		t.Errorf("the log begins at %d, a snapshot up to %d is being sent", first, meta.Index)
+	}
+	c.wait("the snapshot to be given up", func() bool {
+		put()
+		first, _ := g.logs.FirstIndex()
+		return first > meta.Index
+	})
+	if err := rd.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if h.trimOnce(); h.logs.Used() > 3*room {
+		t.Errorf("the log takes %d bytes, twice its bound is %d", h.logs.Used(), 2*room)
+	}
+}
