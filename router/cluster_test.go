@@ -388,6 +388,10 @@ func (g testGroup) ProposeTxn(ctx context.Context, c fsm.Command, _ hlc.Timestam
 	return g.Propose(ctx, c)
 }
 
+func (g testGroup) ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result, error) {
+	return g.Propose(ctx, c)
+}
+
 func (g testGroup) AwaitWrite(context.Context, *fsm.Command) {}
 
 func (g testGroup) ClearReads(context.Context, []fsm.ReadKey, hlc.Timestamp) error { return nil }

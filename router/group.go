@@ -48,7 +48,9 @@ type Group interface {
 
 	// ProposeTxn is Propose of a transaction's command, after it has waited for
 	// the locks of others (shardgroup.Group); AwaitWrite only waits.
+	// ProposeLater is for what nobody waits for: it goes with others.
 	ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestamp, free bool) (fsm.Result, error)
+	ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result, error)
 	AwaitWrite(ctx context.Context, c *fsm.Command)
 	// ClearReads and ClearScan stand between ReadIndex or ReadAt and a read:
 	// intents that are to be seen have become versions when they return.

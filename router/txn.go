@@ -484,6 +484,7 @@ func (d *txnDriver) step(m txn.Message) *step {
 		}}
 	default:
 		s.x = shardgroup.TxnCommand(d.t.id, m)
+		s.later = m.Step == txn.Resolve || m.Step == txn.Forget
 	}
 	return s
 }

@@ -23,6 +23,7 @@ type step struct {
 	x      *fsm.Txn
 	born   hlc.Timestamp
 	free   bool
+	later  bool // nobody waits for it
 	answer txn.Answer
 	err    error // no answer; it may have arrived, unless the error says otherwise
 }
@@ -50,7 +51,7 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 	}
 	// | version u8 | group uvarint | flags u8 | born u64 | entry |
 	body := binary.AppendUvarint([]byte{peerVersion}, uint64(id))
-	body = append(body, boolByte(steps[0].free))
+	body = append(body, steps[0].flags())
 	body = binary.BigEndian.AppendUint64(body, uint64(steps[0].born))
 	fail := func(err error) {
 		for _, s := range steps {
@@ -85,7 +86,13 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 func proposeSteps(ctx context.Context, g Group, steps []*step) {
 	parallel(len(steps), func(i int) {
 		s := steps[i]
-		res, err := g.ProposeTxn(ctx, fsm.Command{Txn: s.x}, s.born, s.free)
+		var res fsm.Result
+		var err error
+		if s.later {
+			res, err = g.ProposeLater(ctx, fsm.Command{Txn: s.x})
+		} else {
+			res, err = g.ProposeTxn(ctx, fsm.Command{Txn: s.x}, s.born, s.free)
+		}
 		switch {
 		case err != nil:
 			s.err = err
@@ -101,11 +108,20 @@ func proposeSteps(ctx context.Context, g Group, steps []*step) {
 	})
 }
 
-func boolByte(v bool) byte {
-	if v {
-		return 1
+// The flags of a request, which are those of all its steps.
+const (
+	flagFree  = 1
+	flagLater = 2
+)
+
+func (s *step) flags() (f byte) {
+	if s.free {
+		f |= flagFree
 	}
-	return 0
+	if s.later {
+		f |= flagLater
+	}
+	return f
 }
 
 // serveSteps serves KindGroupTxn. The answers:
@@ -118,7 +134,7 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 	if d.bad || len(d.b) < 9 {
 		return nil, refuse(wire.CodeBadRequest, "the commands from another node are malformed, or of another version")
 	}
-	free, born := d.b[0] == 1, hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
+	flags, born := d.b[0], hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
 	commands, err := fsm.DecodeEntry(d.b[9:])
 	if err != nil || slices.ContainsFunc(commands, func(c fsm.Command) bool { return c.Txn == nil }) {
 		return nil, refuse(wire.CodeBadRequest, "the commands from another node are not a transaction's: %v", err)
@@ -129,7 +145,7 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 	}
 	steps := make([]*step, len(commands))
 	for i := range commands {
-		steps[i] = &step{x: commands[i].Txn, born: born, free: free}
+		steps[i] = &step{x: commands[i].Txn, born: born, free: flags&flagFree != 0, later: flags&flagLater != 0}
 	}
 	proposeSteps(ctx, g, steps)
 	out := []byte{peerVersion}

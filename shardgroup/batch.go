@@ -82,6 +82,7 @@ type batcher struct {
 
 	memory  leader.Memory // guarded by mu
 	drained []drainWait   // guarded by mu
+	riders  riders
 }
 
 // drainWait is a reader that waits until the batches proposed before it are
@@ -108,6 +109,7 @@ type batch struct {
 func (b *batcher) init(g *Group) {
 	b.g = g
 	b.cond.L = &b.mu
+	b.riders.wait = riderWait
 }
 
 // newProposal checks a command, so that one that cannot be packed does not
@@ -176,6 +178,7 @@ func (b *batcher) shut(err error) {
 	waits := b.drained
 	b.drained = nil
 	b.mu.Unlock()
+	b.endRiders(err)
 	for _, p := range queue {
 		p.finish(fsm.Result{}, err)
 	}
@@ -256,6 +259,7 @@ func (b *batcher) take() *batch {
 		b.queue = append(b.queue[:0], b.queue[b.head:]...)
 		b.head = 0
 	}
+	bt.props = b.boardLocked(bt.props, size)
 	for _, p := range bt.props {
 		p.cmd.Time = b.memory.Assign(b.g.host.cfg.Clock.Now())
 	}

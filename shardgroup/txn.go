@@ -105,9 +105,11 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timesta
 		}
 		if back {
 			g.locks.stepped.Add(1)
+			g.batcher.hurry() // so that it does not meet them again
 			break
 		}
 		if w == nil {
+			g.beginWait()
 			w = &Waiting{ID: self, Born: born, For: first, Since: now}
 			g.locks.enter(w)
 			timer = time.NewTimer(g.host.cfg.LockWait)
@@ -136,6 +138,7 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timesta
 	if w != nil {
 		timer.Stop()
 		g.locks.leave(w)
+		g.endWait()
 	}
 	return rival, back
 }
@@ -220,6 +223,8 @@ func (g *Group) clear(ctx context.Context, holders []fsm.Holder, at hlc.Timestam
 	if len(holders) == 0 {
 		return nil
 	}
+	g.beginWait()
+	defer g.endWait()
 	r, ok := g.resolve()
 	if !ok {
 		return ErrTimeout
