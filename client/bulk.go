@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/impossibledb/idb/client/route"
 	"github.com/impossibledb/idb/client/wire"
@@ -28,6 +30,9 @@ type Bulk struct {
 	db      *DB
 	ordered bool
 	ops     []bulkOp
+
+	mu      sync.Mutex
+	targets map[string]*target // of Do, by collection; what they point to is guarded by mu
 }
 
 // bulkOp is one write of a bulk.
@@ -146,8 +151,14 @@ func (b *Bulk) Do(ctx context.Context) (*BulkResult, error) {
 		defer cancel()
 	}
 	clock := b.db.c.Clock()
+	b.targets = make(map[string]*target)
 	for i := range b.ops {
-		name(&b.ops[i].item, clock)
+		o := &b.ops[i]
+		name(&o.item, clock)
+		t := b.targets[o.c.name]
+		if creates := creating(o.item.Op); t == nil || creates && !t.creates {
+			b.targets[o.c.name] = &target{db: b.db, name: o.c.name, creates: creates, first: o.item.RequestID}
+		}
 	}
 	res := &BulkResult{Items: make([]BulkItem, len(b.ops))}
 	if b.ordered {
@@ -193,6 +204,11 @@ func (b *Bulk) inParallel(ctx context.Context, res *BulkResult) {
 	var batches []*batch
 	for _, c := range collections {
 		ops := byName[c.name]
+		number, err := b.number(ctx, c.name, 0) // before the cut, which goes by its separator
+		if err != nil {
+			(&batch{b: b, collection: c.name, left: ops}).fail(err)
+			continue
+		}
 		sizes := make(map[int]int) // of a part, by its first item
 		fits := func(part []int, i int) bool {
 			size := sizes[part[0]]
@@ -204,7 +220,7 @@ func (b *Bulk) inParallel(ctx context.Context, res *BulkResult) {
 			return size <= bulkBytes
 		}
 		for _, part := range c.split(len(ops), func(i int) string { return ops[i].item.ID }, fits, bulkItems) {
-			x := &batch{db: b.db, collection: c.name}
+			x := &batch{b: b, collection: c.name, number: number}
 			for _, i := range part {
 				x.left = append(x.left, ops[i])
 			}
@@ -224,7 +240,7 @@ func (b *Bulk) inParallel(ctx context.Context, res *BulkResult) {
 // node runs the writes of a run in order.
 func (b *Bulk) inOrder(ctx context.Context, res *BulkResult) {
 	for i := 0; i < len(b.ops); {
-		x := &batch{db: b.db, ordered: true, collection: b.ops[i].c.name}
+		x := &batch{b: b, ordered: true, collection: b.ops[i].c.name}
 		size := 0
 		for i < len(b.ops) && !b.ops[i].over && b.ops[i].c.name == x.collection && len(x.left) < bulkItems {
 			if size += b.ops[i].size(); size > bulkBytes && len(x.left) > 0 {
@@ -256,6 +272,21 @@ func (b *Bulk) inOrder(ctx context.Context, res *BulkResult) {
 	}
 }
 
+// number is the number of a collection that is not was: the same for all parts
+// of the bulk until one of them was told that it is gone.
+func (b *Bulk) number(ctx context.Context, name string, was uint32) (uint32, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.targets[name]
+	if was != 0 && t.number == was {
+		if err := t.ask(ctx); err != nil {
+			return 0, err
+		}
+	}
+	err := t.bind(ctx)
+	return t.number, err
+}
+
 // size is about what the write takes in a frame.
 func (o *bulkOp) size() int { return len(o.item.Body) + len(o.item.ID) + 48 }
 
@@ -271,28 +302,87 @@ func (o *bulkOp) finish(e *Error) {
 // batch is the exchange of a part of a bulk. What has its result leaves left,
 // and only what is left is sent again.
 type batch struct {
-	db         *DB
+	b          *Bulk
 	collection string
+	number     uint32 // of the collection; 0: not known yet
+	turns      int    // how often it was looked up again
 	ordered    bool
 	left       []*bulkOp
-	req        wire.WriteRequest
-	cost       Cost
-	faults     int
+	// gone are writes of which nothing was done, because the collection's
+	// number is dropped, and what follows them in an ordered bulk.
+	gone   []*bulkOp
+	absent *wire.Error // that refusal
+	req    wire.WriteRequest
+	cost   Cost
+	faults int
 }
 
 // do sends the part until every write has a result or the time is up.
 func (x *batch) do(ctx context.Context) {
-	err := x.db.c.Do(ctx, wire.KindWrite, route.Write, x)
-	if err == nil {
-		return
+	for {
+		if err := x.bind(ctx); err != nil {
+			x.fail(err)
+			return
+		}
+		err := x.b.db.c.Do(ctx, wire.KindWrite, route.Write, x)
+		if err != nil && !x.setAside(err) {
+			x.fail(err)
+		}
+		if len(x.gone) == 0 {
+			return
+		}
 	}
+}
+
+// bind finds the collection's number: at first, and after writes were refused
+// because it is gone.
+func (x *batch) bind(ctx context.Context) error {
+	if x.number != 0 && len(x.gone) == 0 {
+		return nil
+	}
+	was := x.number
+	x.left, x.gone = append(x.left, x.gone...), nil
+	number, err := x.b.number(ctx, x.collection, was)
+	if err == nil && number == was {
+		err = &route.Failure{Refusal: x.absent, Attempts: 1}
+	}
+	x.number = number
+	return err
+}
+
+// missing says that a refusal of a write that is not in doubt means that the
+// collection has another number now.
+func (x *batch) missing(refusal *wire.Error) bool {
+	if refusal.Code != wire.CodeCollectionNotFound || x.turns >= maxTurns {
+		return false
+	}
+	x.absent = refusal
+	return true
+}
+
+// setAside keeps what was refused as a whole because the collection is gone.
+func (x *batch) setAside(err error) bool {
+	var f *route.Failure
+	doubt := slices.ContainsFunc(x.left, func(o *bulkOp) bool { return o.doubt })
+	if doubt || !isGone(err) || !errors.As(err, &f) || !x.missing(f.Refusal) {
+		return false
+	}
+	x.turns++
+	x.gone, x.left = append(x.gone, x.left...), nil
+	return true
+}
+
+// fail gives the writes that are left the failure of their request.
+func (x *batch) fail(err error) {
 	var f *route.Failure
 	if !errors.As(err, &f) {
 		f = &route.Failure{Err: err, Unknown: true}
 	}
-	for i, o := range x.left {
+	left := x.left
+	x.left = nil
+	for i, o := range left {
 		mine := *f
-		if o.last != nil {
+		if o.last != nil && !isGone(f) {
 			mine.Refusal = o.last
 		}
 		if o.doubt {
@@ -309,11 +399,14 @@ func (x *batch) do(ctx context.Context) {
 }
 
 func (x *batch) Place(v *route.View) (uint32, bool) {
+	if !v.Numbered(x.collection, x.number) {
+		return 0, false
+	}
 	return samePlace(v, x.collection, len(x.left), func(i int) string { return x.left[i].item.ID })
 }
 
 func (x *batch) Append(dst []byte, epoch uint64, direct bool) []byte {
-	x.req.Collection, x.req.Ordered = x.collection, x.ordered
+	x.req.Collection, x.req.Number, x.req.Ordered = x.collection, x.number, x.ordered
 	x.req.Epoch, x.req.Direct = epoch, direct
 	x.req.Items = x.req.Items[:0]
 	for _, o := range x.left {
@@ -327,13 +420,14 @@ func (x *batch) Read(body []byte, lost bool) error {
 	if err := wire.Decode(body, &reply); err != nil {
 		return route.BadAnswer(err)
 	}
-	x.db.c.Clock().Observe(reply.Now)
+	x.b.db.c.Clock().Observe(reply.Now)
 	if len(reply.Results) != len(x.left) {
 		return route.BadAnswer(errCount)
 	}
 	addCost(&x.cost, &reply.Cost)
 	var wait *wire.Error // of the first write that is to be sent again
 	left := x.left[:0:len(x.left)]
+	aside := len(x.gone)
 	for i, o := range x.left {
 		r := &reply.Results[i]
 		if r.Error == nil {
@@ -343,6 +437,10 @@ func (x *batch) Read(body []byte, lost bool) error {
 		}
 		if x.ordered && wait != nil && r.Error.Code == wire.CodeNotAttempted {
 			left = append(left, o) // its turn comes when the one before is settled
+			continue
+		}
+		if x.ordered && len(x.gone) > aside && r.Error.Code == wire.CodeNotAttempted || !lost && !o.doubt && x.missing(r.Error) {
+			x.gone = append(x.gone, o)
 			continue
 		}
 		pending, doubtful := route.Pending(r.Error, lost || o.doubt)
@@ -365,6 +463,9 @@ func (x *batch) Read(body []byte, lost bool) error {
 		}
 	}
 	x.left = left
+	if len(x.gone) > aside {
+		x.turns++
+	}
 	if wait == nil {
 		return nil
 	}

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/client/doc"
+	"github.com/impossibledb/idb/client/wire"
 )
 
 type user struct {
@@ -431,5 +434,163 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 		case <-ctx.Done():
 			t.Fatal("no sign of " + what)
 		}
+	}
+}
+
+// renumber is another client that has dropped a collection and made it anew; the
+// first client has not heard of it yet.
+func renumber(c *cluster, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.collections {
+		if c.collections[i].Name == name {
+			c.collections[i].ID += 1000
+		}
+	}
+}
+
+// A write follows the name to a collection that was made anew, unless an attempt
+// may have arrived at the old one.
+func TestNumberGone(t *testing.T) {
+	c := newCluster(t, 3, 2)
+	db := c.dial(t)
+	ctx := t.Context()
+	users := db.Collection("users")
+	must(users.Put(ctx, "a", client.D{}))(t)
+
+	renumber(c, "users")
+	must(users.Insert(ctx, "b", client.D{}))(t)
+	for _, ordered := range []bool{false, true} {
+		renumber(c, "users")
+		b := db.Bulk()
+		if ordered {
+			b = db.OrderedBulk()
+		}
+		for i := range 40 {
+			b.Put(users, fmt.Sprint("k", i), client.D{"ordered": ordered})
+		}
+		if res, err := b.Do(ctx); err != nil {
+			t.Errorf("ordered %v: %v, %+v", ordered, err, res)
+		}
+	}
+
+	var cuts atomic.Int64
+	cuts.Store(1)
+	c.faults(func(n *server, r *wire.Request) fault {
+		if r.Kind == wire.KindWrite && cuts.Add(-1) >= 0 {
+			renumber(c, "users")
+			return fault{cut: true}
+		}
+		return fault{}
+	})
+	_, err := users.Insert(ctx, "lost", client.D{})
+	if !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("an attempt was lost and the collection is gone: %v", err)
+	}
+	if _, err := users.Get(ctx, "lost"); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("a write came to the collection that was made anew: %v", err)
+	}
+	if _, err := users.Insert(ctx, "lost", client.D{}, client.RetryOf(err)); err != nil && !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Error(err)
+	}
+	cuts.Store(1)
+	b := db.Bulk()
+	b.Put(users, "lost2", client.D{})
+	res, err := b.Do(ctx)
+	if !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("in a bulk: %v, %+v", err, res)
+	}
+
+	// Somebody drops it whenever it was looked up.
+	c.faults(func(n *server, r *wire.Request) fault {
+		if r.Kind == wire.KindWrite {
+			renumber(c, "users")
+		}
+		return fault{}
+	})
+	if _, err := users.Insert(ctx, "never", client.D{}); !errors.Is(err, client.ErrCollectionNotFound) {
+		t.Errorf("a collection that is always made anew: %v", err)
+	}
+	b = db.OrderedBulk()
+	b.Put(users, "never", client.D{})
+	b.Put(users, "never2", client.D{})
+	if _, err := b.Do(ctx); !errors.Is(err, client.ErrCollectionNotFound) {
+		t.Errorf("in a bulk: %v", err)
+	}
+}
+
+// The creation by a first write is one request, however often it is sent, and
+// another one once it was answered and the collection is gone again.
+func TestFirstWriteCreatesOnce(t *testing.T) {
+	c := newCluster(t, 3, 2)
+	db := c.dial(t)
+	ctx := t.Context()
+	ids := map[wire.RequestID]int{}
+	var mu sync.Mutex
+	var lose, drop atomic.Int64
+	c.faults(func(n *server, r *wire.Request) fault {
+		switch r.Kind {
+		case wire.KindCreateCollection:
+			var q wire.CreateCollectionRequest
+			if err := wire.Decode(r.Body, &q); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			ids[q.RequestID]++
+			if lose.Add(-1) >= 0 {
+				return fault{cut: true, effect: true}
+			}
+		case wire.KindWrite:
+			if drop.Add(-1) >= 0 {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.collections = nil
+			}
+		}
+		return fault{}
+	})
+	sent := func() (n []int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, k := range ids {
+			n = append(n, k)
+		}
+		clear(ids)
+		slices.Sort(n)
+		return n
+	}
+	lose.Store(2)
+	must(db.Collection("a").Put(ctx, "x", client.D{}))(t)
+	if got := sent(); !slices.Equal(got, []int{3}) {
+		t.Errorf("with two lost answers the creation was sent %v times", got)
+	}
+	drop.Store(2)
+	must(db.Collection("b").Put(ctx, "x", client.D{}))(t)
+	if got := sent(); !slices.Equal(got, []int{1, 1, 1}) {
+		t.Errorf("dropped twice before the write came, the creations were sent %v times", got)
+	}
+	id := db.NewRequestID()
+	must(db.Collection("c").Put(ctx, "x", client.D{}, client.WithRequestID(id)))(t)
+	c.mu.Lock()
+	c.collections = nil
+	c.mu.Unlock()
+	other := c.dial(t)
+	if _, err := other.Collection("c").Put(ctx, "x", client.D{}, client.Repeat(id)); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("a repeat of what created a collection that is gone: %v", err)
+	}
+	if got := sent(); !slices.Equal(got, []int{2}) {
+		t.Errorf("the creations of a write and its repeat were sent %v times", got)
+	}
+	if _, ok := c.find("c"); ok {
+		t.Error("the repeat has created the collection again")
+	}
+	must(db.SetSettings(ctx, client.Settings{ExplicitCollections: true}))(t)
+	lose.Store(1)
+	if _, err := db.Collection("d").Put(ctx, "x", client.D{}); !errors.Is(err, client.ErrCollectionNotFound) {
+		t.Errorf("refused by the settings, after a lost answer: %v", err)
+	}
+	if _, err := db.Collection("d").Update(ctx, "x", client.Set("a", 1), client.Repeat(db.NewRequestID())); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("a repeat in a collection that does not exist: %v", err)
 	}
 }

@@ -119,6 +119,16 @@ func apply(item *wire.WriteItem, opts []WriteOption) (repeat bool) {
 	return repeat
 }
 
+// numberOf is the collection that RetryOf's write was to; 0: not known.
+func numberOf(opts []WriteOption) uint32 {
+	for i := range opts {
+		if opts[i].kind == optRepeat {
+			return opts[i].number
+		}
+	}
+	return 0
+}
+
 // name gives an item its request ID, if it has none, for all its attempts.
 func name(item *wire.WriteItem, clock *route.Clock) {
 	if item.RequestID != (RequestID{}) {
@@ -142,13 +152,24 @@ func (c *Collection) write(ctx context.Context, op string, item wire.WriteItem, 
 	x.req.Items = x.items[:]
 
 	ctx, cancel := c.db.bound(ctx)
-	err := c.db.c.Do(ctx, wire.KindWrite, mode, x)
+	t := target{db: c.db, name: c.name, creates: creating(item.Op), first: item.RequestID, number: numberOf(opts)}
+	err := t.bind(ctx)
+	if err != nil && mode == route.Repeat {
+		err = doubtful(err)
+	}
+	for again := err == nil; again; {
+		x.req.Number = t.number
+		if err = c.db.c.Do(ctx, wire.KindWrite, mode, x); err == nil {
+			break
+		}
+		again, err = t.moved(ctx, err)
+	}
 	if cancel != nil {
 		cancel()
 	}
 	if err != nil {
 		e := ofFailure(err, op, c.name, item.ID)
-		e.RequestID = item.RequestID
+		e.RequestID, e.number = item.RequestID, t.number
 		x.release()
 		return Result{}, e
 	}
@@ -189,6 +210,9 @@ func (x *write) release() {
 }
 
 func (x *write) Place(v *route.View) (uint32, bool) {
+	if !v.Numbered(x.req.Collection, x.req.Number) {
+		return 0, false
+	}
 	return v.Partition(x.req.Collection, x.items[0].ID)
 }
 

@@ -173,7 +173,7 @@ func (db *DB) Settings(ctx context.Context) (Settings, error) {
 // SetSettings changes the cluster's settings and answers with all of them.
 func (db *DB) SetSettings(ctx context.Context, s Settings) (Settings, error) {
 	var out Settings
-	err := db.control(ctx, "settings", wire.KindSettings, &s, &out)
+	err := db.control(ctx, "settings", wire.KindSettings, &wire.SettingsRequest{Settings: s, RequestID: db.NewRequestID()}, &out)
 	return out, err
 }
 
@@ -212,11 +212,13 @@ func (db *DB) DescribeCollection(ctx context.Context, name string) (CollectionIn
 }
 
 // CreateCollection creates a collection. It is done as well if one with the
-// same options exists; with other options it is an ErrConflict.
+// same options exists; with other options it is an ErrConflict. However often
+// it has to be sent, it is done once: if others drop the collection while an
+// answer is on its way, it stays dropped.
 func (db *DB) CreateCollection(ctx context.Context, name string, o CollectionOptions) (CollectionInfo, error) {
 	var info CollectionInfo
 	err := db.controlNamed(ctx, "create collection", name, wire.KindCreateCollection,
-		&wire.CreateCollectionRequest{Name: name, Options: o}, &info)
+		&wire.CreateCollectionRequest{Name: name, Options: o, RequestID: db.NewRequestID()}, &info)
 	if err != nil {
 		return info, err
 	}
@@ -227,25 +229,19 @@ func (db *DB) CreateCollection(ctx context.Context, name string, o CollectionOpt
 }
 
 // DropCollection removes a collection, its documents and its history. The name
-// is free at once; the space comes back in the background.
+// is free at once; the space comes back in the background. However often it has
+// to be sent, it is done once, and takes nothing that is made anew meanwhile.
 func (db *DB) DropCollection(ctx context.Context, name string) error {
 	var info CollectionInfo
-	x := control{ask: &wire.DropCollectionRequest{Name: name}, answer: &info}
+	x := control{ask: &wire.DropCollectionRequest{Name: name, RequestID: db.NewRequestID()}, answer: &info}
 	ctx, cancel := db.bound(ctx)
 	if cancel != nil {
 		defer cancel()
 	}
-	err := db.c.Do(ctx, wire.KindDropCollection, route.Write, &x)
-	if err == nil {
-		return nil
+	if err := decisive(db.c.Do(ctx, wire.KindDropCollection, route.Write, &x)); err != nil {
+		return ofFailure(err, "drop collection", name, "")
 	}
-	// An earlier attempt of ours, whose answer was lost, may be why it is gone;
-	// it is what was asked for in any case.
-	var f *route.Failure
-	if errors.As(err, &f) && f.Unknown && f.Ended == nil && f.Refusal != nil && f.Refusal.Code == wire.CodeCollectionNotFound {
-		return nil
-	}
-	return ofFailure(err, "drop collection", name, "")
+	return nil
 }
 
 // bound gives ctx the default timeout if it has none.

@@ -95,6 +95,7 @@ type Error struct {
 	Attempts int
 
 	causes []error
+	number uint32 // of the collection that the write was sent to; 0: none
 }
 
 // Error is the message, which stands alone.

@@ -33,6 +33,7 @@ type cluster struct {
 	collections []wire.CollectionInfo
 	explicit    bool
 	changed     chan struct{}
+	answers     map[wire.RequestID]wire.CollectionInfo // to requests to the catalog
 
 	// fault, if set, is asked about each request before it is served.
 	fault atomic.Pointer[func(n *server, r *wire.Request) fault]
@@ -72,6 +73,7 @@ func newCluster(t testing.TB, nodes, groups int) *cluster {
 	c := &cluster{
 		store: newStore(), id: "c1", epoch: 1, catalog: 1,
 		leaders: make(map[uint32]string), believed: make(map[uint32]string), changed: make(chan struct{}),
+		answers: make(map[wire.RequestID]wire.CollectionInfo),
 	}
 	for i := range nodes {
 		n := &server{c: c, id: "n" + strconv.Itoa(i+1)}
@@ -294,6 +296,27 @@ func (c *cluster) find(name string) (wire.CollectionInfo, bool) {
 	return wire.CollectionInfo{}, false
 }
 
+// answered is what a request to the catalog was answered before; without an ID
+// it was refused.
+func (c *cluster) answered(id wire.RequestID) (wire.CollectionInfo, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info, ok := c.answers[id]
+	return info, ok
+}
+
+func (c *cluster) remember(id wire.RequestID, info wire.CollectionInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers[id] = info
+}
+
+func (c *cluster) isExplicit() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.explicit
+}
+
 // admit is the routing rule of one item.
 func (n *server) admit(info wire.CollectionInfo, id string, epoch uint64, direct bool) *wire.Error {
 	c := n.c
@@ -429,14 +452,8 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 			panic(err)
 		}
 		info, ok := c.find(q.Collection)
-		if !ok {
-			c.mu.Lock()
-			explicit := c.explicit
-			c.mu.Unlock()
-			if explicit {
-				return nil, missing(q.Collection)
-			}
-			info = c.ensure(q.Collection, wire.CollectionOptions{})
+		if !ok || info.ID != q.Number {
+			return nil, missing(q.Collection)
 		}
 		reply := wire.WriteReply{Now: c.store.now(), Cost: wire.Cost{Groups: 1, Docs: uint64(len(q.Items))}}
 		failed := false
@@ -523,13 +540,27 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		if err := wire.Decode(r.Body, &q); err != nil {
 			panic(err)
 		}
-		info := c.ensure(q.Name, q.Options)
-		if info.Options != q.Options {
+		if info, ok := c.answered(q.RequestID); ok {
+			if info.ID == 0 {
+				return nil, missing(q.Name)
+			}
+			return &info, nil
+		}
+		info, ok := c.find(q.Name)
+		if !ok && q.Implicit && c.isExplicit() {
+			c.remember(q.RequestID, wire.CollectionInfo{})
+			return nil, missing(q.Name)
+		}
+		if !ok {
+			info = c.ensure(q.Name, q.Options)
+		}
+		if !q.Implicit && info.Options != q.Options {
 			return nil, &wire.Error{Code: wire.CodeCollectionExists, Message: q.Name + ": exists with other options"}
 		}
+		c.remember(q.RequestID, info)
 		return &info, nil
-	case wire.KindDropCollection:
-		var q wire.DropCollectionRequest
+	case wire.KindCollection:
+		var q wire.CollectionRequest
 		if err := wire.Decode(r.Body, &q); err != nil {
 			panic(err)
 		}
@@ -537,18 +568,32 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		if !ok {
 			return nil, missing(q.Name)
 		}
-		c.change(func() {
-			c.catalog++
-			c.collections = slices.DeleteFunc(c.collections, func(i wire.CollectionInfo) bool { return i.Name == q.Name })
-		})
 		return &info, nil
-	case wire.KindSettings:
-		var q wire.Settings
+	case wire.KindDropCollection:
+		var q wire.DropCollectionRequest
 		if err := wire.Decode(r.Body, &q); err != nil {
 			panic(err)
 		}
-		c.change(func() { c.catalog++; c.explicit = q.ExplicitCollections })
-		return &q, nil
+		info, ok := c.answered(q.RequestID)
+		if !ok {
+			info, _ = c.find(q.Name)
+			c.remember(q.RequestID, info)
+		}
+		if info.ID == 0 {
+			return nil, missing(q.Name)
+		}
+		c.change(func() {
+			c.catalog++
+			c.collections = slices.DeleteFunc(c.collections, func(i wire.CollectionInfo) bool { return i.ID == info.ID })
+		})
+		return &info, nil
+	case wire.KindSettings:
+		var q wire.SettingsRequest
+		if err := wire.Decode(r.Body, &q); err != nil {
+			panic(err)
+		}
+		c.change(func() { c.catalog++; c.explicit = q.Settings.ExplicitCollections })
+		return &q.Settings, nil
 	case wire.KindClusterInit:
 		if !bare {
 			return nil, &wire.Error{Code: wire.CodeClusterExists, Message: "the nodes are cluster c1 already"}

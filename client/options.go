@@ -156,6 +156,7 @@ type WriteOption struct {
 	kind    writeOption
 	version uint64
 	id      RequestID
+	number  uint32 // of the collection that it was sent to
 }
 
 type writeOption uint8
@@ -188,14 +189,17 @@ func WithRequestID(id RequestID) WriteOption { return WriteOption{kind: optReque
 
 // Repeat writes under an ID that may have been used for this write before: it
 // is done now if it was not done then, and the answer is that of the first time.
-// Everything else about the write must be as it was.
+// Everything else about the write must be as it was, the collection too: one
+// that was dropped and made anew with another separator places its documents
+// elsewhere, and knows nothing of what was written to the old one. (RetryOf
+// knows which it was.)
 func Repeat(id RequestID) WriteOption { return WriteOption{kind: optRepeat, id: id} }
 
 // RetryOf is Repeat of the write that ended with err (ErrOutcomeUnknown). Any
 // other err is ignored: what was surely not done is simply written.
 func RetryOf(err error) WriteOption {
 	if e, ok := asError(err); ok && e.Unknown() && e.RequestID != (RequestID{}) {
-		return Repeat(e.RequestID)
+		return WriteOption{kind: optRepeat, id: e.RequestID, number: e.number}
 	}
 	return WriteOption{}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,7 @@ type txColl struct {
 	writes map[string]*pendingDoc
 	wrote  []*pendingDoc // in order
 	locked []string
+	target *target // of the commit, the same in all its attempts
 }
 
 // pendingDoc is what a transaction does to a document.
@@ -232,6 +234,15 @@ func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
 		tx.unlockLocked(ctx)
 		return CommitResult{}, nil
 	}
+	over := func(err error) (CommitResult, error) {
+		e := ofFailure(err, "commit", "", "")
+		e.RequestID = tx.id
+		if tx.sent = e.Unknown(); !tx.sent {
+			tx.done = true
+			tx.unlockLocked(ctx)
+		}
+		return CommitResult{}, e
+	}
 	mode := route.Write
 	switch {
 	case tx.home == nil:
@@ -243,15 +254,14 @@ func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
 	if cancel != nil {
 		defer cancel()
 	}
-	err := tx.db.c.Do(ctx, wire.KindCommit, mode, &x)
-	if err != nil {
-		e := ofFailure(err, "commit", "", "")
-		e.RequestID = tx.id
-		if tx.sent = e.Unknown(); !tx.sent {
-			tx.done = true
-			tx.unlockLocked(ctx)
+	if err := tx.bindLocked(ctx, &x.req); err != nil {
+		if mode == route.Repeat {
+			err = doubtful(err)
 		}
-		return CommitResult{}, e
+		return over(err)
+	}
+	if err := tx.db.c.Do(ctx, wire.KindCommit, mode, &x); err != nil {
+		return over(tx.goneLocked(ctx, err))
 	}
 	tx.done = true
 	if tx.home == nil {
@@ -289,6 +299,47 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 		}
 	}
 	return req
+}
+
+// bindLocked gives every collection of the request its number, and creates those
+// that are written first.
+func (tx *Tx) bindLocked(ctx context.Context, req *wire.CommitRequest) error {
+	for i := range req.Collections {
+		w := &req.Collections[i]
+		c := tx.colls[w.Name]
+		if c.target == nil {
+			makes := slices.ContainsFunc(w.Writes, func(item wire.WriteItem) bool { return creating(item.Op) })
+			c.target = &target{db: tx.db, name: w.Name, creates: makes, first: tx.id}
+		}
+		if err := c.target.bind(ctx); err != nil {
+			return err
+		}
+		w.Number = c.target.number
+	}
+	return nil
+}
+
+// goneLocked is the error of a commit. One that was refused because a collection
+// is gone is a conflict if its name can be used: the work is done again there.
+func (tx *Tx) goneLocked(ctx context.Context, err error) error {
+	var f *route.Failure
+	if !isGone(err) || !errors.As(err, &f) {
+		return err
+	}
+	for _, c := range tx.order {
+		if c.target == nil {
+			continue
+		}
+		t := target{db: tx.db, name: c.name, number: c.target.number}
+		again := t.ask(ctx)
+		if again == nil && t.number == c.target.number || again != nil && !(isGone(again) && c.target.creates) {
+			continue
+		}
+		conflict := *f
+		conflict.Refusal = wire.Refuse(wire.CodeTxnConflict, "commit: collection %s was dropped while the transaction was under way (run the transaction again)", c.name)
+		return &conflict
+	}
+	return err
 }
 
 // Rollback ends the transaction without an effect. After Commit it does nothing.
@@ -343,6 +394,9 @@ func (x *commitExchange) empty() bool { return len(x.req.Collections) == 0 }
 // Place is the home's: a commit that touches one group only is decided there.
 func (x *commitExchange) Place(v *route.View) (uint32, bool) {
 	c := &x.req.Collections[0]
+	if !v.Numbered(c.Name, c.Number) {
+		return 0, false
+	}
 	switch {
 	case len(c.Writes) > 0:
 		return v.Partition(c.Name, c.Writes[0].ID)

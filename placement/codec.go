@@ -113,6 +113,18 @@ func (d *decoder) str() string {
 	return s
 }
 
+func (d *decoder) byte() byte {
+	if d.err != nil {
+		return 0
+	}
+	if d.at == len(d.b) {
+		d.fail("it ends too soon")
+		return 0
+	}
+	d.at++
+	return d.b[d.at-1]
+}
+
 func (d *decoder) bool() bool {
 	switch d.uint() {
 	case 0:

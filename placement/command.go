@@ -38,16 +38,22 @@ type UpsertNode struct{ Node Node }
 
 // CreateCollection creates a collection, or does nothing if one with the same
 // options exists. With Implicit it stands for a first write: any existing
-// collection will do, and the setting ExplicitCollections refuses it.
+// collection will do, and the setting ExplicitCollections refuses it. Under one
+// Request it is done once.
 type CreateCollection struct {
+	Request  wire.RequestID
 	Name     string
 	Options  wire.CollectionOptions
 	Time     uint64
 	Implicit bool
 }
 
-// DropCollection removes a collection's name; its documents go as groups confirm.
-type DropCollection struct{ Name string }
+// DropCollection removes a collection's name; its documents go as groups
+// confirm. Under one Request it is done once.
+type DropCollection struct {
+	Request wire.RequestID
+	Name    string
+}
 
 // FinishDrop confirms that one group has applied the drop of a collection.
 type FinishDrop struct {
@@ -56,7 +62,11 @@ type FinishDrop struct {
 }
 
 // SetSettings replaces the settings; a retention of zero keeps the present one.
-type SetSettings struct{ Settings wire.Settings }
+// Under one Request it is done once.
+type SetSettings struct {
+	Request  wire.RequestID
+	Settings wire.Settings
+}
 
 // Kinds of records. Numbers are on disk and never change meaning.
 const (
@@ -68,9 +78,10 @@ const (
 	kindFinishDrop       = 6
 	kindSetSettings      = 7
 
-	kindState  = 64 // a snapshot of State
-	kindResult = 65
-	kindWait   = 66 // question of a watcher
+	kindState    = 64 // State, for watchers and the cache
+	kindResult   = 65
+	kindWait     = 66 // question of a watcher
+	kindSnapshot = 67 // State and what was answered to requests
 )
 
 // Result is the answer to a command: what became of it, and the versions at
@@ -113,6 +124,7 @@ func (c Command) Encode() []byte {
 		return e.b
 	case c.CreateCollection != nil:
 		e := newEncoder(kindCreateCollection)
+		e.request(c.CreateCollection.Request)
 		e.str(c.CreateCollection.Name)
 		e.options(c.CreateCollection.Options)
 		e.uint(c.CreateCollection.Time)
@@ -120,6 +132,7 @@ func (c Command) Encode() []byte {
 		return e.b
 	case c.DropCollection != nil:
 		e := newEncoder(kindDropCollection)
+		e.request(c.DropCollection.Request)
 		e.str(c.DropCollection.Name)
 		return e.b
 	case c.FinishDrop != nil:
@@ -129,6 +142,7 @@ func (c Command) Encode() []byte {
 		return e.b
 	case c.SetSettings != nil:
 		e := newEncoder(kindSetSettings)
+		e.request(c.SetSettings.Request)
 		e.settings(c.SetSettings.Settings)
 		return e.b
 	}
@@ -154,13 +168,13 @@ func DecodeCommand(b []byte) (Command, error) {
 	case kindUpsertNode:
 		c.UpsertNode = &UpsertNode{Node: d.node()}
 	case kindCreateCollection:
-		c.CreateCollection = &CreateCollection{Name: d.str(), Options: d.options(), Time: d.uint(), Implicit: d.bool()}
+		c.CreateCollection = &CreateCollection{Request: d.request(), Name: d.str(), Options: d.options(), Time: d.uint(), Implicit: d.bool()}
 	case kindDropCollection:
-		c.DropCollection = &DropCollection{Name: d.str()}
+		c.DropCollection = &DropCollection{Request: d.request(), Name: d.str()}
 	case kindFinishDrop:
 		c.FinishDrop = &FinishDrop{Collection: CollectionID(d.uint32()), Group: GroupID(d.uint32())}
 	case kindSetSettings:
-		c.SetSettings = &SetSettings{Settings: d.settings()}
+		c.SetSettings = &SetSettings{Request: d.request(), Settings: d.settings()}
 	default:
 		return Command{}, fmt.Errorf("%w: command of kind %d", ErrNewer, kind)
 	}
@@ -176,11 +190,7 @@ func (r *Result) Encode() []byte {
 	e.uint(uint64(r.Code))
 	e.str(r.Message)
 	e.str(r.ClusterID)
-	e.uint(uint64(r.Collection.ID))
-	e.str(r.Collection.Name)
-	e.options(r.Collection.Options)
-	e.uint(r.Collection.CreatedAt)
-	e.bool(r.Collection.Dropping)
+	e.collection(r.Collection)
 	e.uint(uint64(r.Epoch))
 	e.uint(r.Catalog)
 	return e.b
@@ -197,15 +207,36 @@ func DecodeResult(b []byte) (*Result, error) {
 	}
 	r := &Result{
 		Code: wire.Code(d.uint32()), Message: d.str(), ClusterID: d.str(),
-		Collection: wire.CollectionInfo{
-			ID: d.uint32(), Name: d.str(), Options: d.options(), CreatedAt: d.uint(), Dropping: d.bool(),
-		},
-		Epoch: Epoch(d.uint()), Catalog: d.uint(),
+		Collection: d.collection(), Epoch: Epoch(d.uint()), Catalog: d.uint(),
 	}
 	return r, d.done()
 }
 
-// encodeState is a snapshot. Equal states are equal bytes.
+// encodeSnapshot is all that a machine knows. Equal ones are equal bytes.
+func encodeSnapshot(s *State, a *answers) []byte {
+	e := newEncoder(kindSnapshot)
+	e.str(string(encodeState(s)))
+	e.answers(a)
+	return e.b
+}
+
+func decodeSnapshot(b []byte) (*State, answers, error) {
+	d, kind, err := newDecoder(b)
+	if err != nil {
+		return nil, answers{}, err
+	}
+	if kind != kindSnapshot {
+		return nil, answers{}, fmt.Errorf("%w: kind %d is no snapshot", ErrDamaged, kind)
+	}
+	state, a := d.str(), d.answers()
+	if err := d.done(); err != nil {
+		return nil, answers{}, err
+	}
+	s, err := decodeState([]byte(state))
+	return s, a, err
+}
+
+// encodeState is the state's bytes. Equal states are equal bytes.
 func encodeState(s *State) []byte {
 	e := newEncoder(kindState)
 	e.uint(s.Applied)

@@ -14,7 +14,8 @@ import (
 // node sees its effect. It tries until the context ends: every command may be
 // applied twice with the effect of once. An error is a *wire.Error:
 // CodeUnavailable when nothing was proposed, CodeOutcomeUnknown when something
-// may have been. A refusal by the machine is in the Result, see Result.Err.
+// may have been. A refusal by the machine is in the Result, see Result.Err;
+// there, CodeUnavailable is "not yet" and holds for every attempt so far.
 func (s *Service) Propose(ctx context.Context, c Command) (*Result, error) {
 	data := c.Encode()
 	var (
@@ -27,11 +28,12 @@ func (s *Service) Propose(ctx context.Context, c Command) (*Result, error) {
 		if node != "" || local {
 			r, sent, err := s.try(ctx, node, local, data)
 			if err == nil {
-				// A drop that was done by the attempt whose answer was lost.
-				if maybe && c.DropCollection != nil && r.Code == wire.CodeCollectionNotFound {
-					r.Code, r.Message = wire.CodeOK, ""
-				}
 				s.catchUp(ctx, r)
+				if maybe && r.Code == wire.CodeUnavailable {
+					// The machine keeps no "not yet": an attempt that was never
+					// answered may come after what this one met.
+					return nil, s.gaveUp(true, r.Err())
+				}
 				return r, nil
 			}
 			maybe = maybe || sent

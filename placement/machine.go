@@ -19,6 +19,11 @@ import (
 type Machine struct {
 	view atomic.Pointer[View]
 
+	// applying keeps state and answers together: a snapshot has both as of one
+	// entry.
+	applying sync.Mutex
+	answers  answers // guarded by applying
+
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu; closed at the next change
 }
@@ -55,9 +60,11 @@ func (m *Machine) Apply(index uint64, data []byte) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("placement entry %d: %w", index, err)
 	}
+	m.applying.Lock()
+	defer m.applying.Unlock()
 	before := m.View().State
 	next := *before
-	result := next.step(c)
+	result := m.once(&next, c)
 	if next.Epoch != before.Epoch || next.Catalog != before.Catalog {
 		next.Applied = index
 		m.publish(&next)
@@ -66,15 +73,39 @@ func (m *Machine) Apply(index uint64, data []byte) (*Result, error) {
 	return result, nil
 }
 
-// Snapshot is the state's bytes.
-func (m *Machine) Snapshot() ([]byte, error) { return encodeState(m.View().State), nil }
+// once runs a command, or answers what another attempt of the same request was
+// answered. Only "not yet" is not kept: nothing was decided.
+func (m *Machine) once(s *State, c Command) *Result {
+	id, kind, name, ok := c.request()
+	if !ok || s.ClusterID == "" {
+		return s.step(c)
+	}
+	if r := m.answers.find(id, kind, name); r != nil {
+		return r
+	}
+	r := s.step(c)
+	if r.Code != wire.CodeUnavailable {
+		m.answers.keep(id, kind, name, r)
+	}
+	return r
+}
+
+// Snapshot is the state's bytes and what was answered to requests.
+func (m *Machine) Snapshot() ([]byte, error) {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	return encodeSnapshot(m.View().State, &m.answers), nil
+}
 
 // Restore replaces the state by a snapshot. On an error nothing has changed.
 func (m *Machine) Restore(snapshot []byte) error {
-	s, err := decodeState(snapshot)
+	s, a, err := decodeSnapshot(snapshot)
 	if err != nil {
 		return fmt.Errorf("placement snapshot: %w", err)
 	}
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	m.answers = a
 	m.publish(s)
 	return nil
 }
@@ -228,7 +259,7 @@ func (s *State) dropCollection(c *DropCollection) *Result {
 		if have.Name != c.Name {
 			continue
 		}
-		if have.Dropping() { // a retry waits for the same drop
+		if have.Dropping() { // another request's drop: both wait for its end
 			return &Result{Collection: have.Info()}
 		}
 		dropped := have

@@ -104,6 +104,11 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		}
 		return n
 	}
+	// Every request has an ID of its own, unless the line gives one.
+	request := wire.RequestID{Time: 1000 + index}
+	if opts["id"] != "" {
+		request.Time = uint64(number("id"))
+	}
 	var c Command
 	switch words[0] {
 	case "state":
@@ -168,9 +173,9 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		if opts["versions"] != "" {
 			o.RetentionVersions = uint32(number("versions"))
 		}
-		c.CreateCollection = &CreateCollection{Name: args[0], Options: o, Time: index << 16, Implicit: words[0] == "touch"}
+		c.CreateCollection = &CreateCollection{Request: request, Name: args[0], Options: o, Time: index << 16, Implicit: words[0] == "touch"}
 	case "drop":
-		c.DropCollection = &DropCollection{Name: args[0]}
+		c.DropCollection = &DropCollection{Request: request, Name: args[0]}
 	case "finish-drop":
 		id, err := strconv.Atoi(args[0])
 		if err != nil {
@@ -189,7 +194,7 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		if _, ok := opts["retention"]; ok {
 			s.RetentionSeconds = uint64(number("retention"))
 		}
-		c.SetSettings = &SetSettings{Settings: s}
+		c.SetSettings = &SetSettings{Request: request, Settings: s}
 	default:
 		t.Fatalf("unknown command %q", line)
 	}
@@ -260,14 +265,14 @@ func TestViewIndexes(t *testing.T) {
 		name := "c" + strconv.Itoa(i*7919%23)
 		switch i * 104729 % 3 {
 		case 0, 1:
-			if r := apply(i, Command{CreateCollection: &CreateCollection{Name: name}}); r.Code == wire.CodeOK {
+			if r := apply(i, Command{CreateCollection: &CreateCollection{Request: wire.RequestID{Time: uint64(i)}, Name: name}}); r.Code == wire.CodeOK {
 				if id, ok := live[name]; ok && id != CollectionID(r.Collection.ID) {
 					t.Fatalf("%s was %d and is created again as %d", name, id, r.Collection.ID)
 				}
 				live[name] = CollectionID(r.Collection.ID)
 			}
 		case 2:
-			if r := apply(i, Command{DropCollection: &DropCollection{Name: name}}); r.Code == wire.CodeOK {
+			if r := apply(i, Command{DropCollection: &DropCollection{Request: wire.RequestID{Time: uint64(i)}, Name: name}}); r.Code == wire.CodeOK {
 				delete(live, name)
 				if i%2 == 0 {
 					apply(i, Command{FinishDrop: &FinishDrop{Collection: CollectionID(r.Collection.ID), Group: 1}})
@@ -293,6 +298,72 @@ func TestViewIndexes(t *testing.T) {
 	}
 	if len(live) == 0 {
 		t.Fatal("the history left nothing to look at")
+	}
+}
+
+// What is remembered is bounded: the oldest goes, and an ID as old as it is
+// refused from then on, not run again.
+func TestAnswersAreBounded(t *testing.T) {
+	m := NewMachine()
+	index := uint64(0)
+	apply := func(c Command) *Result {
+		t.Helper()
+		index++
+		r, err := m.Apply(index, c.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	apply(sampleCommands()[0])
+	drop := func(time uint64, random byte) *Result {
+		return apply(Command{DropCollection: &DropCollection{Request: wire.RequestID{Time: time, Random: [16]byte{random}}, Name: "x"}})
+	}
+	for i := range uint64(MaxAnswers) {
+		if r := drop(10+i, 1); r.Code != wire.CodeCollectionNotFound {
+			t.Fatalf("request %d: %+v", i, r)
+		}
+	}
+	if r := drop(9, 1); r.Code != wire.CodeCollectionNotFound { // is run, and forgotten at once
+		t.Errorf("the oldest while nothing was forgotten: %+v", r)
+	}
+	if r := drop(9, 1); r.Code != wire.CodeOutcomeExpired {
+		t.Errorf("again: %+v", r)
+	}
+	if r := drop(10, 1); r.Code != wire.CodeCollectionNotFound {
+		t.Errorf("the oldest that is remembered: %+v", r)
+	}
+	if r := drop(1<<40, 1); r.Code != wire.CodeCollectionNotFound {
+		t.Errorf("a new one: %+v", r)
+	}
+	for i, c := range []struct {
+		time uint64
+		want wire.Code
+	}{{10, wire.CodeOutcomeExpired}, {11, wire.CodeCollectionNotFound}, {1 << 40, wire.CodeCollectionNotFound}} {
+		if r := drop(c.time, 1); r.Code != c.want {
+			t.Errorf("%d: request of time %d: %+v", i, c.time, r)
+		}
+	}
+	if len(m.answers.list) != MaxAnswers {
+		t.Errorf("%d answers are remembered", len(m.answers.list))
+	}
+	b, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other := NewMachine(); other.Restore(b) != nil || !reflect.DeepEqual(other.answers, m.answers) {
+		t.Error("the answers are not in the snapshot")
+	}
+	long := make([]answered, MaxAnswers+1)
+	for i := range long {
+		long[i].id.Time = uint64(i)
+	}
+	if err := NewMachine().Restore(encodeSnapshot(m.View().State, &answers{list: long})); !errors.Is(err, ErrDamaged) {
+		t.Errorf("too many answers: %v", err)
+	}
+	long = []answered{{id: wire.RequestID{Time: 2}}, {id: wire.RequestID{Time: 1}}}
+	if err := NewMachine().Restore(encodeSnapshot(m.View().State, &answers{list: long})); !errors.Is(err, ErrDamaged) {
+		t.Errorf("answers out of order: %v", err)
 	}
 }
 
@@ -329,10 +400,18 @@ func FuzzDecode(f *testing.F) {
 			}
 			_ = NewView(s).Topology()
 		}
+		if s, a, err := decodeSnapshot(b); err == nil {
+			s2, a2, err := decodeSnapshot(encodeSnapshot(s, &a))
+			if err != nil || !reflect.DeepEqual(s, s2) || !reflect.DeepEqual(a, a2) {
+				t.Fatalf("snapshot %+v %+v came back as %+v %+v, %v", s, a, s2, a2, err)
+			}
+		}
 		_, _ = DecodeResult(b)
 		_, _ = decodeQuestion(b)
 	})
 }
+
+var sampleRequest = wire.RequestID{Time: 8, Random: [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}
 
 func sampleCommands() []Command {
 	return []Command{
@@ -342,10 +421,10 @@ func sampleCommands() []Command {
 		}},
 		{FinishInit: &FinishInit{ClusterID: "c1"}},
 		{UpsertNode: &UpsertNode{Node: Node{ID: "n2", Incarnation: "j"}}},
-		{CreateCollection: &CreateCollection{Name: "users", Options: wire.CollectionOptions{Separator: "/", RetentionSeconds: wire.RetainForever, RetentionVersions: 3}, Time: 77, Implicit: true}},
-		{DropCollection: &DropCollection{Name: "users"}},
+		{CreateCollection: &CreateCollection{Request: sampleRequest, Name: "users", Options: wire.CollectionOptions{Separator: "/", RetentionSeconds: wire.RetainForever, RetentionVersions: 3}, Time: 77, Implicit: true}},
+		{DropCollection: &DropCollection{Request: wire.RequestID{Time: 9}, Name: "users"}},
 		{FinishDrop: &FinishDrop{Collection: 1, Group: 1}},
-		{SetSettings: &SetSettings{Settings: wire.Settings{ExplicitCollections: true, RetentionSeconds: 5}}},
+		{SetSettings: &SetSettings{Request: wire.RequestID{Time: 10}, Settings: wire.Settings{ExplicitCollections: true, RetentionSeconds: 5}}},
 	}
 }
 
@@ -383,7 +462,7 @@ func TestGoldenBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := DecodeCommand(data); err != nil {
-			if _, err := decodeState(data); err != nil {
+			if _, _, err := decodeSnapshot(data); err != nil {
 				t.Errorf("%s: %v", line, err)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/impossibledb/idb/client/wire"
 )
 
 func groupIDs(n int) []GroupID {
@@ -306,8 +308,8 @@ func TestReconcile(t *testing.T) {
 			},
 			Owners: []GroupID{1, 2, 3, 1, 2},
 		}},
-		{CreateCollection: &CreateCollection{Name: "users"}},
-		{DropCollection: &DropCollection{Name: "users"}},
+		{CreateCollection: &CreateCollection{Request: wire.RequestID{Time: 1}, Name: "users"}},
+		{DropCollection: &DropCollection{Request: wire.RequestID{Time: 2}, Name: "users"}},
 		{FinishDrop: &FinishDrop{Collection: 1, Group: 1}},
 	} {
 		if r, err := m.Apply(uint64(i+1), c.Encode()); err != nil || r.Err() != nil {

@@ -213,6 +213,35 @@ func (s *Service) Lookup(ctx context.Context, name string) (*View, *Collection, 
 	return v, nil, NotFound(v, name)
 }
 
+// LookupNumber finds the live collection of that name and number. If this node
+// does not know it, it first makes sure that it has not missed a creation.
+func (s *Service) LookupNumber(ctx context.Context, name string, number CollectionID) (*View, *Collection, error) {
+	v := s.View()
+	if c, ok := v.Numbered(name, number); ok {
+		return v, c, nil
+	}
+	v, c, err := s.Lookup(ctx, name)
+	switch {
+	case err != nil:
+		return v, nil, err
+	case c.ID == number:
+		return v, c, nil
+	case c.ID < number: // this node has missed that it was made anew
+		if v, err = s.Refresh(ctx); err != nil {
+			return v, nil, err
+		}
+		var ok bool
+		if c, ok = v.Collection(name); !ok {
+			return v, nil, NotFound(v, name)
+		}
+		if c.ID == number {
+			return v, c, nil
+		}
+	}
+	return v, nil, &wire.Error{Code: wire.CodeCollectionNotFound, Message: fmt.Sprintf(
+		"collection %s number %d was dropped; the name is number %d now (look it up again)", name, number, c.ID)}
+}
+
 // NotFound words the absence of a collection, with the name that was probably
 // meant.
 func NotFound(v *View, name string) *wire.Error {

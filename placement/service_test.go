@@ -68,11 +68,35 @@ func (n *testNet) propose(at NodeID, c Command) *Result {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	r, err := n.services[at].Propose(ctx, c)
+	r, err := n.services[at].Propose(ctx, fresh(c))
 	if err != nil {
 		n.t.Fatalf("at %s: %v", at, err)
 	}
 	return r
+}
+
+var lastRequest atomic.Uint64
+
+// fresh gives a request that has no ID one of its own.
+func fresh(c Command) Command {
+	for _, id := range requestsOf(c) {
+		if *id == (wire.RequestID{}) {
+			id.Time = lastRequest.Add(1)
+		}
+	}
+	return c
+}
+
+func requestsOf(c Command) (ids []*wire.RequestID) {
+	switch {
+	case c.CreateCollection != nil:
+		ids = append(ids, &c.CreateCollection.Request)
+	case c.DropCollection != nil:
+		ids = append(ids, &c.DropCollection.Request)
+	case c.SetSettings != nil:
+		ids = append(ids, &c.SetSettings.Request)
+	}
+	return ids
 }
 
 type testNetLog struct {
@@ -202,11 +226,103 @@ func TestServiceFindsLeader(t *testing.T) {
 	n.mu.Lock()
 	n.lost = 1
 	n.mu.Unlock()
-	if r := n.propose("n2", Command{DropCollection: &DropCollection{Name: "nothing"}}); r.Code != wire.CodeOK {
-		t.Errorf("a drop of what was not there, unsure: %+v", r)
+	if r := n.propose("n2", Command{DropCollection: &DropCollection{Name: "nothing"}}); r.Code != wire.CodeCollectionNotFound {
+		t.Errorf("a drop of what was not there, whose first answer was lost: %+v", r)
 	}
 	if r := n.propose("n2", Command{DropCollection: &DropCollection{Name: "nothing"}}); r.Code != wire.CodeCollectionNotFound {
 		t.Errorf("a drop of what was not there: %+v", r)
+	}
+}
+
+// An attempt that was held up on its way to the leader comes after the request
+// was answered through another node, and after others have used the name since.
+func TestServiceLateAttempt(t *testing.T) {
+	n := newTestNet(t, 3, 1)
+	late := func(c Command) *Result {
+		t.Helper()
+		b, err := n.services["n1"].HandlePlacement(t.Context(), "n3", c.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := DecodeResult(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	names := func() (out []string) {
+		for _, c := range n.services["n1"].View().Collections {
+			out = append(out, fmt.Sprintf("%s %d", c.Name, c.ID))
+		}
+		return out
+	}
+	drop := func(c Command) {
+		t.Helper()
+		r := n.propose("n2", c)
+		if r.Err() != nil {
+			t.Fatal(r.Err())
+		}
+		for g := range n.services["n1"].View().Groups {
+			n.propose("n2", Command{FinishDrop: &FinishDrop{Collection: CollectionID(r.Collection.ID), Group: GroupID(g + 1)}})
+		}
+	}
+	for _, implicit := range []bool{false, true} {
+		create := fresh(Command{CreateCollection: &CreateCollection{Name: "a", Implicit: implicit}})
+		first := n.propose("n4", create)
+		drop(fresh(Command{DropCollection: &DropCollection{Name: "a"}}))
+		if r := late(create); r.Code != wire.CodeOK || r.Collection.ID != first.Collection.ID {
+			t.Errorf("a late create is answered %+v, the first was %+v", r, first)
+		}
+		if got := names(); len(got) != 0 {
+			t.Errorf("a late create has made %v (implicit: %v)", got, implicit)
+		}
+	}
+
+	n.propose("n4", Command{CreateCollection: &CreateCollection{Name: "b"}})
+	first := fresh(Command{DropCollection: &DropCollection{Name: "b"}})
+	drop(first)
+	again := n.propose("n2", Command{CreateCollection: &CreateCollection{Name: "b"}})
+	if r := late(first); r.Code != wire.CodeOK || r.Collection.ID == again.Collection.ID {
+		t.Errorf("a late drop is answered %+v", r)
+	}
+	if c, ok := n.services["n1"].View().Collection("b"); !ok || uint32(c.ID) != again.Collection.ID {
+		t.Errorf("a late drop has taken what was made anew: %v", names())
+	}
+
+	// A refusal is as final as an effect.
+	nothing := fresh(Command{DropCollection: &DropCollection{Name: "c"}})
+	if r := n.propose("n4", nothing); r.Code != wire.CodeCollectionNotFound {
+		t.Errorf("%+v", r)
+	}
+	n.propose("n2", Command{CreateCollection: &CreateCollection{Name: "c"}})
+	if r := late(nothing); r.Code != wire.CodeCollectionNotFound {
+		t.Errorf("a drop that was refused is, late, answered %+v", r)
+	}
+	old := fresh(Command{SetSettings: &SetSettings{Settings: wire.Settings{RetentionSeconds: 7}}})
+	n.propose("n4", old)
+	n.propose("n2", Command{SetSettings: &SetSettings{Settings: wire.Settings{RetentionSeconds: 9}}})
+	late(old)
+	if got := n.services["n1"].View().Settings.RetentionSeconds; got != 9 {
+		t.Errorf("late settings have replaced newer ones: retention %d", got)
+	}
+}
+
+// "Not yet" is of the attempt that met it: one that was never answered may come
+// when the name is free again.
+func TestServiceNotYetIsUnknown(t *testing.T) {
+	n := newTestNet(t, 3, 1)
+	n.propose("n1", Command{CreateCollection: &CreateCollection{Name: "a"}})
+	n.propose("n1", Command{DropCollection: &DropCollection{Name: "a"}})
+	if r := n.propose("n4", Command{CreateCollection: &CreateCollection{Name: "a"}}); r.Code != wire.CodeUnavailable {
+		t.Errorf("of a name that rests: %+v", r)
+	}
+	n.mu.Lock()
+	n.lost = 1
+	n.mu.Unlock()
+	var refusal *wire.Error
+	r, err := n.services["n4"].Propose(t.Context(), fresh(Command{CreateCollection: &CreateCollection{Name: "a"}}))
+	if !errors.As(err, &refusal) || refusal.Code != wire.CodeOutcomeUnknown {
+		t.Errorf("of a name that rests, after an attempt without an answer: %+v, %v", r, err)
 	}
 }
 
@@ -219,7 +335,7 @@ func TestServiceGivesUp(t *testing.T) {
 	n.leader = ""
 	n.mu.Unlock()
 	var refusal *wire.Error
-	_, err := n.services["n4"].Propose(ctx, Command{CreateCollection: &CreateCollection{Name: "x"}})
+	_, err := n.services["n4"].Propose(ctx, fresh(Command{CreateCollection: &CreateCollection{Name: "x"}}))
 	if !errors.As(err, &refusal) || refusal.Code != wire.CodeUnavailable || !strings.Contains(refusal.Message, "nothing was done") {
 		t.Errorf("%+v", err)
 	}
@@ -228,12 +344,12 @@ func TestServiceGivesUp(t *testing.T) {
 	n.mu.Unlock()
 	ctx2, cancel2 := context.WithTimeout(t.Context(), 60*time.Millisecond)
 	defer cancel2()
-	_, err = n.services["n4"].Propose(ctx2, Command{CreateCollection: &CreateCollection{Name: "x"}})
+	_, err = n.services["n4"].Propose(ctx2, fresh(Command{CreateCollection: &CreateCollection{Name: "x"}}))
 	if !errors.As(err, &refusal) || refusal.Code != wire.CodeOutcomeUnknown {
 		t.Errorf("%+v", err)
 	}
 	n.services["n4"].Close()
-	_, err = n.services["n4"].Propose(t.Context(), Command{CreateCollection: &CreateCollection{Name: "x"}})
+	_, err = n.services["n4"].Propose(t.Context(), fresh(Command{CreateCollection: &CreateCollection{Name: "x"}}))
 	if !errors.As(err, &refusal) || refusal.Code != wire.CodeShuttingDown && refusal.Code != wire.CodeOutcomeUnknown {
 		t.Errorf("after Close: %+v", err)
 	}
@@ -400,7 +516,7 @@ func TestHandlersRefuse(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	command := Command{CreateCollection: &CreateCollection{Name: "x"}}.Encode()
+	command := fresh(Command{CreateCollection: &CreateCollection{Name: "x"}}).Encode()
 	for _, at := range []NodeID{"n2", "n3"} {
 		if _, err := n.services[at].HandlePlacement(t.Context(), "x", command); !errors.As(err, &refusal) || refusal.Code != wire.CodeNotLeader {
 			t.Errorf("%s: %v", at, err)

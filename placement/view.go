@@ -35,6 +35,15 @@ func (v *View) Collection(name string) (*Collection, bool) {
 	return &v.Collections[i], true
 }
 
+// Numbered is the live collection of that name, if it has that number.
+func (v *View) Numbered(name string, number CollectionID) (*Collection, bool) {
+	c, ok := v.Collection(name)
+	if !ok || c.ID != number {
+		return nil, false
+	}
+	return c, true
+}
+
 // Dropped is the collection of that name whose drop is not yet confirmed by
 // every group.
 func (v *View) Dropped(name string) (*Collection, bool) {

@@ -36,10 +36,14 @@ func BenchmarkServe(b *testing.B) {
 	o.Groups = groupsFunc(func() Group { g, _ := n.Group(1); return instant{g.(testGroup)} })
 	r := New(o)
 	payload := body(t, m{"name": "somebody", "pad": string(make([]byte, 900))})
-	write := wire.Append(nil, &wire.WriteRequest{Collection: "users", Direct: true, Items: []wire.WriteItem{{
+	number, err := c.number("n1", "users", false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	write := wire.Append(nil, &wire.WriteRequest{Collection: "users", Number: number, Direct: true, Items: []wire.WriteItem{{
 		Op: wire.OpPut, ID: "u1", Body: payload, RequestID: c.requestID(),
 	}}})
-	many := &wire.WriteRequest{Collection: "users", Direct: true}
+	many := &wire.WriteRequest{Collection: "users", Number: number, Direct: true}
 	for i := range 100 {
 		many.Items = append(many.Items, wire.WriteItem{Op: wire.OpPut, ID: fmt.Sprintf("u%d", i), Body: payload, RequestID: c.requestID()})
 	}

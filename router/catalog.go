@@ -2,48 +2,11 @@ package router
 
 import (
 	"context"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
 )
-
-// lookupOrCreate finds the collection of a write, and creates it if the write
-// is one that creates documents.
-func (r *Router) lookupOrCreate(ctx context.Context, req *wire.WriteRequest) (*placement.View, *placement.Collection, error) {
-	if e := checkName(req.Collection); e != nil {
-		return nil, nil, e
-	}
-	creating := false
-	for i := range req.Items {
-		creating = creating || creates(req.Items[i].Op)
-	}
-	if !creating {
-		return r.opts.Placement.Lookup(ctx, req.Collection)
-	}
-	ctx, cancel := r.bounded(ctx)
-	defer cancel()
-	name := strings.Clone(req.Collection)
-	return r.creating.do(ctx, name, func() (*placement.View, *placement.Collection, error) {
-		if v := r.opts.Placement.View(); v != nil {
-			if c, ok := v.Collection(name); ok {
-				return v, c, nil
-			}
-		}
-		_, err := r.create(ctx, &placement.CreateCollection{Name: name, Time: uint64(r.opts.Clock.Now()), Implicit: true})
-		if err != nil {
-			return nil, nil, err
-		}
-		v := r.opts.Placement.View()
-		c, ok := v.Collection(name)
-		if !ok { // dropped again already
-			return nil, nil, refuse(wire.CodeUnavailable, "collection %s was dropped while it was created (retry)", name)
-		}
-		return v, c, nil
-	})
-}
 
 // bounded gives a request without a deadline the router's patience.
 func (r *Router) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -53,60 +16,47 @@ func (r *Router) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, r.opts.Patience)
 }
 
-// create proposes a creation, and waits while the name is still being dropped.
-func (r *Router) create(ctx context.Context, c *placement.CreateCollection) (*placement.Result, error) {
-	var p patience
-	for {
-		result, err := r.opts.Placement.Propose(ctx, placement.Command{CreateCollection: c})
-		if err != nil {
-			return nil, err
-		}
-		err = result.Err()
-		if result.Code != wire.CodeUnavailable {
-			return result, err
-		}
-		if !p.wait(ctx, r.opts.Patience) {
-			return result, err
-		}
+// checkNumber refuses what does not say which collection it is for.
+func checkNumber(name string, number uint32) *wire.Error {
+	if number == 0 {
+		return refuse(wire.CodeBadRequest, "%s: the request does not have the collection's number (ask for the collection by its name, or create it, then send the number with every attempt)", subject{collection: name})
 	}
+	return nil
 }
 
-// creations lets one request create a collection while others that want the
-// same one wait for it.
-type creations struct {
-	mu      sync.Mutex
-	running map[string]chan struct{} // closed when done
-}
-
-func (c *creations) do(ctx context.Context, name string, f func() (*placement.View, *placement.Collection, error)) (*placement.View, *placement.Collection, error) {
-	for {
-		c.mu.Lock()
-		other, busy := c.running[name]
-		if !busy {
-			if c.running == nil {
-				c.running = make(map[string]chan struct{})
-			}
-			mine := make(chan struct{})
-			c.running[name] = mine
-			c.mu.Unlock()
-			defer func() {
-				c.mu.Lock()
-				delete(c.running, name)
-				c.mu.Unlock()
-				close(mine)
-			}()
-			return f()
-		}
-		c.mu.Unlock()
-		select {
-		case <-other: // done or failed: look again
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
-		}
+func checkRequestID(id wire.RequestID, s subject) *wire.Error {
+	if id == (wire.RequestID{}) {
+		return refuse(wire.CodeBadRequest, "%s: the request has no request ID (make a fresh one for each request, the same for its retries)", s)
 	}
+	return nil
 }
 
-// createCollection serves KindCreateCollection.
+// collectionInfo serves KindCollection: what the name stands for at a moment
+// after the question. A node that knows the name may have missed that it was
+// dropped, so the placement leader is always asked.
+func (r *Router) collectionInfo(ctx context.Context, req *wire.CollectionRequest) (*wire.CollectionInfo, *wire.Error) {
+	if _, e := r.ready(); e != nil {
+		return nil, e
+	}
+	if e := checkName(req.Name); e != nil {
+		return nil, e
+	}
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	v, err := r.opts.Placement.Refresh(ctx)
+	if err != nil {
+		return nil, r.wireReadError(err, subject{collection: req.Name})
+	}
+	c, ok := v.Collection(req.Name)
+	if !ok {
+		return nil, placement.NotFound(v, req.Name)
+	}
+	info := c.Info()
+	return &info, nil
+}
+
+// createCollection serves KindCreateCollection. While the name is still being
+// dropped it waits: the same request is done then.
 func (r *Router) createCollection(ctx context.Context, req *wire.CreateCollectionRequest) (*wire.CollectionInfo, *wire.Error) {
 	if _, e := r.ready(); e != nil {
 		return nil, e
@@ -115,16 +65,30 @@ func (r *Router) createCollection(ctx context.Context, req *wire.CreateCollectio
 		return nil, e
 	}
 	s := subject{collection: req.Name}
+	if e := checkRequestID(req.RequestID, s); e != nil {
+		return nil, e
+	}
 	if err := placement.CheckCollectionOptions(req.Options); err != nil {
 		return nil, refuse(wire.CodeBadCollection, "%s: %v", s, err)
 	}
 	ctx, cancel := r.bounded(ctx)
 	defer cancel()
-	result, err := r.create(ctx, &placement.CreateCollection{Name: req.Name, Options: req.Options, Time: uint64(r.opts.Clock.Now())})
-	if err != nil {
-		return nil, r.wireError(err, s)
+	c := placement.CreateCollection{
+		Request: req.RequestID, Name: req.Name, Options: req.Options, Time: uint64(r.opts.Clock.Now()), Implicit: req.Implicit,
 	}
-	return &result.Collection, nil
+	var p patience
+	for {
+		result, err := r.opts.Placement.Propose(ctx, placement.Command{CreateCollection: &c})
+		if err == nil {
+			err = result.Err()
+		}
+		if err == nil {
+			return &result.Collection, nil
+		}
+		if result == nil || result.Code != wire.CodeUnavailable || !p.wait(ctx, r.opts.Patience) {
+			return nil, r.wireError(err, s)
+		}
+	}
 }
 
 // dropCollection serves KindDropCollection. It answers when no group serves
@@ -137,9 +101,12 @@ func (r *Router) dropCollection(ctx context.Context, req *wire.DropCollectionReq
 		return nil, e
 	}
 	s := subject{collection: req.Name}
+	if e := checkRequestID(req.RequestID, s); e != nil {
+		return nil, e
+	}
 	ctx, cancel := r.bounded(ctx)
 	defer cancel()
-	result, err := r.opts.Placement.Propose(ctx, placement.Command{DropCollection: &placement.DropCollection{Name: req.Name}})
+	result, err := r.opts.Placement.Propose(ctx, placement.Command{DropCollection: &placement.DropCollection{Request: req.RequestID, Name: req.Name}})
 	if err != nil {
 		return nil, r.wireError(err, s)
 	}
@@ -168,13 +135,16 @@ func (r *Router) dropCollection(ctx context.Context, req *wire.DropCollectionReq
 }
 
 // settings serves KindSettings.
-func (r *Router) settings(ctx context.Context, req *wire.Settings) (*wire.Settings, *wire.Error) {
+func (r *Router) settings(ctx context.Context, req *wire.SettingsRequest) (*wire.Settings, *wire.Error) {
 	if _, e := r.ready(); e != nil {
+		return nil, e
+	}
+	if e := checkRequestID(req.RequestID, subject{}); e != nil {
 		return nil, e
 	}
 	ctx, cancel := r.bounded(ctx)
 	defer cancel()
-	result, err := r.opts.Placement.Propose(ctx, placement.Command{SetSettings: &placement.SetSettings{Settings: *req}})
+	result, err := r.opts.Placement.Propose(ctx, placement.Command{SetSettings: &placement.SetSettings{Request: req.RequestID, Settings: req.Settings}})
 	if err == nil {
 		err = result.Err()
 	}

@@ -101,8 +101,3 @@ func docError(err error, s subject) *wire.Error {
 	}
 	return refuse(code, "%s: %v", s, err)
 }
-
-// creates says that a write to a collection that does not exist makes it.
-func creates(op wire.WriteOp) bool {
-	return op == wire.OpPut || op == wire.OpInsert || op == wire.OpUpsert
-}

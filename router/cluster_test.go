@@ -430,6 +430,18 @@ func (g testGroup) Findings(_ context.Context, id [16]byte, index uint64) (*fsm.
 
 func (c *testCluster) serve(node placement.NodeID, kind wire.Kind, req wire.Message, reply wire.Message) error {
 	c.t.Helper()
+	var id *wire.RequestID
+	switch q := req.(type) {
+	case *wire.CreateCollectionRequest:
+		id = &q.RequestID
+	case *wire.DropCollectionRequest:
+		id = &q.RequestID
+	case *wire.SettingsRequest:
+		id = &q.RequestID
+	}
+	if id != nil && *id == (wire.RequestID{}) {
+		*id = c.requestID()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 	defer cancel()
 	m, err := c.nodes[node].router.Serve(ctx, kind, wire.Append(nil, req), func(wire.Message) error { return errors.New("not a stream") })
@@ -479,7 +491,30 @@ func (c *testCluster) write(node placement.NodeID, req *wire.WriteRequest) (*wir
 		}
 	}
 	reply := new(wire.WriteReply)
+	if req.Number == 0 {
+		creates := false
+		for i := range req.Items {
+			op := req.Items[i].Op
+			creates = creates || op == wire.OpPut || op == wire.OpInsert || op == wire.OpUpsert
+		}
+		var err error
+		if req.Number, err = c.number(node, req.Collection, creates); err != nil {
+			return reply, err
+		}
+	}
 	return reply, c.serve(node, wire.KindWrite, req, reply)
+}
+
+// number looks a collection up as a client does before it writes, and creates
+// it for a first write.
+func (c *testCluster) number(node placement.NodeID, name string, creates bool) (uint32, error) {
+	c.t.Helper()
+	var info wire.CollectionInfo
+	err := c.serve(node, wire.KindCollection, &wire.CollectionRequest{Name: name}, &info)
+	if creates && codeOf(err) == wire.CodeCollectionNotFound {
+		err = c.serve(node, wire.KindCreateCollection, &wire.CreateCollectionRequest{Name: name, Implicit: true}, &info)
+	}
+	return info.ID, err
 }
 
 // one writes one document and answers its result.

@@ -229,7 +229,7 @@ func TestAnswerMemory(t *testing.T) {
 			return &wire.HistoryRequest{Collection: "docs", ID: "often", Limit: 100}
 		}},
 		"write": {wire.KindWrite, func(r *Router, ids []string) wire.Message {
-			q := &wire.WriteRequest{Collection: "docs"}
+			q := &wire.WriteRequest{Collection: "docs", Number: 1}
 			for i, id := range ids {
 				q.Items = append(q.Items, wire.WriteItem{
 					Op: wire.OpUpdate, ID: id, ReturnDoc: true, Body: []byte{0x81, 0xa4, '$', 's', 'e', 't', 0x81, 0xa1, 'n', 1},

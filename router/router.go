@@ -103,8 +103,7 @@ type Router struct {
 	mu      sync.RWMutex
 	leaders map[placement.GroupID]placement.NodeID // guarded by mu; of groups that have no replica here
 
-	creating creations
-	txns     txnDrivers
+	txns txnDrivers
 }
 
 // New makes a router. It starts nothing; coordinators of transactions outlive
@@ -166,6 +165,12 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 			return nil, err
 		}
 		return answer(r.createCollection(ctx, &req))
+	case wire.KindCollection:
+		var req wire.CollectionRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.collectionInfo(ctx, &req))
 	case wire.KindDropCollection:
 		var req wire.DropCollectionRequest
 		if err := wire.Decode(body, &req); err != nil {
@@ -173,7 +178,7 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 		}
 		return answer(r.dropCollection(ctx, &req))
 	case wire.KindSettings:
-		var req wire.Settings
+		var req wire.SettingsRequest
 		if err := wire.Decode(body, &req); err != nil {
 			return nil, err
 		}

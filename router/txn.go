@@ -213,18 +213,18 @@ func (t *transaction) build(ctx context.Context) *wire.Error {
 	return nil
 }
 
-// collection finds a collection, and creates it if it is written first.
+// collection finds a collection by its number, so that a transaction has the
+// same participants in every attempt.
 func (t *transaction) collection(ctx context.Context, c *wire.TxnCollection) (*placement.View, *placement.Collection, *wire.Error) {
-	if len(c.Writes) == 0 {
-		return t.r.collection(ctx, c.Name)
+	if e := checkName(c.Name); e != nil {
+		return nil, nil, e
 	}
-	v := t.r.opts.Placement.View()
-	coll, ok := v.Collection(c.Name)
-	if !ok {
-		var err error
-		if v, coll, err = t.r.lookupOrCreate(ctx, &wire.WriteRequest{Collection: c.Name, Items: c.Writes}); err != nil {
-			return nil, nil, t.r.wireReadError(err, subject{collection: c.Name})
-		}
+	if e := checkNumber(c.Name, c.Number); e != nil {
+		return nil, nil, e
+	}
+	v, coll, err := t.r.opts.Placement.LookupNumber(ctx, c.Name, placement.CollectionID(c.Number))
+	if err != nil {
+		return nil, nil, t.r.wireReadError(err, subject{collection: c.Name})
 	}
 	return v, coll, nil
 }

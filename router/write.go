@@ -58,6 +58,12 @@ func (r *Router) write(ctx context.Context, req *wire.WriteRequest) (*wire.Write
 		todo = append(todo, i)
 	}
 	if len(todo) > 0 {
+		if e := checkName(req.Collection); e != nil {
+			return nil, e
+		}
+		if e := checkNumber(req.Collection, req.Number); e != nil {
+			return nil, e
+		}
 		if e := b.resolve(ctx, false); e != nil {
 			return nil, e
 		}
@@ -84,8 +90,9 @@ func (b *batch) notAttempted(failed int) {
 	}
 }
 
-// resolve takes a view and finds the collection in it, and creates it if this
-// is its first write. fresh asks the placement leader first.
+// resolve takes a view and finds the collection in it: the one that the request
+// names by its number, and no other, in every attempt. fresh asks the placement
+// leader first.
 func (b *batch) resolve(ctx context.Context, fresh bool) *wire.Error {
 	p := b.r.opts.Placement
 	s := subject{collection: b.req.Collection}
@@ -95,10 +102,10 @@ func (b *batch) resolve(ctx context.Context, fresh bool) *wire.Error {
 		}
 	}
 	v := p.View()
-	c, ok := v.Collection(b.req.Collection)
+	c, ok := v.Numbered(b.req.Collection, placement.CollectionID(b.req.Number))
 	if !ok {
 		var err error
-		v, c, err = b.r.lookupOrCreate(ctx, b.req)
+		v, c, err = p.LookupNumber(ctx, b.req.Collection, placement.CollectionID(b.req.Number))
 		if err != nil {
 			return b.r.wireReadError(err, s)
 		}
@@ -117,7 +124,7 @@ func (b *batch) unordered(ctx context.Context, todo []int) {
 		if len(todo) == 0 {
 			return
 		}
-		if b.req.Direct && !b.staleCatalog(todo) || !p.wait(ctx, b.r.opts.Patience) || !b.reroute(ctx, todo) {
+		if b.req.Direct || !p.wait(ctx, b.r.opts.Patience) || !b.reroute(ctx, todo) {
 			b.giveUp(todo)
 			return
 		}
@@ -357,7 +364,7 @@ func (b *batch) settle(i int, o shardgroup.Outcome) {
 // forward again, so a request makes one hop.
 func (b *batch) forward(ctx context.Context, id placement.GroupID, node placement.NodeID, items []int) {
 	sub := wire.WriteRequest{
-		Collection: b.req.Collection, Epoch: uint64(b.view.Epoch), Direct: true, Ordered: b.req.Ordered,
+		Collection: b.req.Collection, Epoch: uint64(b.view.Epoch), Direct: true, Ordered: b.req.Ordered, Number: b.req.Number,
 		Items: make([]wire.WriteItem, len(items)),
 	}
 	for n, i := range items {
@@ -418,7 +425,7 @@ func (b *batch) unfinished(todo []int) []int {
 		}
 		// In an ordered part, what follows the one to be carried again.
 		follows := e.Code == wire.CodeNotAttempted && len(again) > 0
-		if passing(e.Code) || e.Code.Unknown() || e.Code == wire.CodeCollectionNotFound || follows {
+		if passing(e.Code) || e.Code.Unknown() || follows {
 			again = append(again, i)
 			continue
 		}
@@ -436,18 +443,10 @@ func (b *batch) doubt(i int) {
 	}
 }
 
-// staleCatalog says that a machine refused the collection's number: the view
-// was older than a drop. That is this node's to repair, also for Direct.
-func (b *batch) staleCatalog(todo []int) bool {
-	return slices.ContainsFunc(todo, func(i int) bool {
-		return b.results[i].Error.Code == wire.CodeCollectionNotFound
-	})
-}
-
 // reroute takes a newer view before the next attempt, if the last one was
 // refused for an old one. It answers false if the collection is gone.
 func (b *batch) reroute(ctx context.Context, todo []int) bool {
-	stale := b.staleCatalog(todo) || slices.ContainsFunc(todo, func(i int) bool {
+	stale := slices.ContainsFunc(todo, func(i int) bool {
 		return b.results[i].Error.Code == wire.CodeStaleEpoch
 	})
 	if e := b.resolve(ctx, stale); e != nil {

@@ -106,7 +106,7 @@ func TestWriteRefusals(t *testing.T) {
 			t.Errorf("%+v: %v", x.req, err)
 		}
 	}
-	req := wire.WriteRequest{Collection: "users", Items: []wire.WriteItem{{Op: wire.OpPut, ID: "a", Body: doc}}}
+	req := wire.WriteRequest{Collection: "users", Number: 1, Items: []wire.WriteItem{{Op: wire.OpPut, ID: "a", Body: doc}}}
 	r := New(c.nodes["n1"].router.opts)
 	if _, err := r.write(t.Context(), &req); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestFirstWrite(t *testing.T) {
 	if _, err := c.get("n3", &wire.GetRequest{Collection: "city", IDs: []string{"x"}}); codeOf(err) != wire.CodeCollectionNotFound {
 		t.Error(err)
 	}
-	if err := c.serve("n2", wire.KindSettings, &wire.Settings{ExplicitCollections: true}, new(wire.Settings)); err != nil {
+	if err := c.serve("n2", wire.KindSettings, &wire.SettingsRequest{Settings: wire.Settings{ExplicitCollections: true}}, new(wire.Settings)); err != nil {
 		t.Fatal(err)
 	}
 	if r := c.put("n3", "logs", "x", m{}); r.Error == nil || r.Error.Code != wire.CodeCollectionNotFound || !strings.Contains(r.Error.Message, "idb collection create logs") {
@@ -412,7 +412,8 @@ func TestNotInitialised(t *testing.T) {
 		wire.KindHistory:          &wire.HistoryRequest{Collection: "c", ID: "a"},
 		wire.KindCreateCollection: &wire.CreateCollectionRequest{Name: "c"},
 		wire.KindDropCollection:   &wire.DropCollectionRequest{Name: "c"},
-		wire.KindSettings:         &wire.Settings{},
+		wire.KindSettings:         &wire.SettingsRequest{},
+		wire.KindCollection:       &wire.CollectionRequest{Name: "c"},
 		wire.KindTopology:         &wire.TopologyRequest{},
 	} {
 		_, err := r.Serve(t.Context(), kind, wire.Append(nil, req), nil)

@@ -19,6 +19,12 @@ func (v *View) Collection(name string) *wire.CollectionInfo {
 	return v.collections[name]
 }
 
+// Numbered says that the name is that of the collection of this number.
+func (v *View) Numbered(name string, number uint32) bool {
+	info := v.collections[name]
+	return info != nil && info.ID == number
+}
+
 // Partition is where a document lives. It is not known for a collection that
 // this view does not know, because its separator is not.
 func (v *View) Partition(collection, id string) (uint32, bool) {

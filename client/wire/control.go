@@ -253,6 +253,36 @@ func (f *fields) uint32(v *uint32) {
 	*v = uint32(wide)
 }
 
+// requestID visits a request ID as RequestID.AppendTo writes it.
+func (f *fields) requestID(id *RequestID) {
+	f.array(2, func() {
+		f.uint64(&id.Time)
+		if f.enc != nil {
+			f.fail(f.enc.EncodeBytes(id.Random[:]))
+			return
+		}
+		id.Random = [16]byte{}
+		if !f.has() {
+			return
+		}
+		c, err := f.dec.PeekCode()
+		if err == nil && !msgpcode.IsBin(c) {
+			err = fmt.Errorf("0x%02x where bytes should be", c)
+		}
+		var n int
+		if err == nil {
+			n, err = f.dec.DecodeBytesLen()
+		}
+		if err == nil && n != len(id.Random) {
+			err = fmt.Errorf("a request ID has %d random bytes, this one has %d", len(id.Random), n)
+		}
+		if err == nil {
+			err = f.dec.ReadFull(id.Random[:])
+		}
+		f.fail(err)
+	})
+}
+
 func (m *Hello) fields(f *fields) {
 	f.array(5, func() {
 		f.string(&m.Magic)
@@ -295,15 +325,31 @@ func (m *CollectionInfo) fields(f *fields) {
 	})
 }
 
+func (m *CollectionRequest) fields(f *fields) {
+	f.array(1, func() { f.string(&m.Name) })
+}
+
 func (m *CreateCollectionRequest) fields(f *fields) {
-	f.array(2, func() {
+	f.array(4, func() {
 		f.string(&m.Name)
 		m.Options.fields(f)
+		f.requestID(&m.RequestID)
+		f.bool(&m.Implicit)
 	})
 }
 
 func (m *DropCollectionRequest) fields(f *fields) {
-	f.array(1, func() { f.string(&m.Name) })
+	f.array(2, func() {
+		f.string(&m.Name)
+		f.requestID(&m.RequestID)
+	})
+}
+
+func (m *SettingsRequest) fields(f *fields) {
+	f.array(2, func() {
+		m.Settings.fields(f)
+		f.requestID(&m.RequestID)
+	})
 }
 
 func (m *Settings) fields(f *fields) {

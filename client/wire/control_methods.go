@@ -254,3 +254,29 @@ func (m *CheckFinding) EncodeMsgpack(enc *msgpack.Encoder) error { return encode
 
 // DecodeMsgpack reads the encoding from dec.
 func (m *CheckFinding) DecodeMsgpack(dec *msgpack.Decoder) error { return decodeDescribedFrom(dec, m) }
+
+// AppendTo appends the encoding.
+func (m *CollectionRequest) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *CollectionRequest) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *CollectionRequest) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *CollectionRequest) DecodeMsgpack(dec *msgpack.Decoder) error {
+	return decodeDescribedFrom(dec, m)
+}
+
+// AppendTo appends the encoding.
+func (m *SettingsRequest) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *SettingsRequest) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *SettingsRequest) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *SettingsRequest) DecodeMsgpack(dec *msgpack.Decoder) error {
+	return decodeDescribedFrom(dec, m)
+}

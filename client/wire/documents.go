@@ -132,7 +132,7 @@ func (m *WriteItem) decode(r *reader) {
 
 // AppendTo appends the encoding.
 func (m *WriteRequest) AppendTo(dst []byte) []byte {
-	dst = appendArray(dst, 5)
+	dst = appendArray(dst, 6)
 	dst = msgp.AppendString(dst, m.Collection)
 	dst = msgp.AppendUint64(dst, m.Epoch)
 	dst = msgp.AppendBool(dst, m.Direct)
@@ -141,7 +141,7 @@ func (m *WriteRequest) AppendTo(dst []byte) []byte {
 	for i := range m.Items {
 		dst = m.Items[i].AppendTo(dst)
 	}
-	return dst
+	return msgp.AppendUint64(dst, uint64(m.Number))
 }
 
 func (m *WriteRequest) decodeFrom(body []byte) error {
@@ -169,6 +169,7 @@ func (m *WriteRequest) decode(r *reader) {
 		}
 	}
 	r.closeList(open)
+	m.Number = r.uint32()
 	r.close(outer)
 }
 

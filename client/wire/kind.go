@@ -22,7 +22,7 @@ const (
 	KindClusterInit      Kind = 11 // ClusterInitRequest → ClusterInitReply
 	KindClusterStatus    Kind = 12 // empty → ClusterStatus
 	KindNodeStatus       Kind = 13 // empty → NodeStatus; this node only
-	KindSettings         Kind = 14 // Settings → Settings; changes the cluster's settings
+	KindSettings         Kind = 14 // SettingsRequest → Settings; changes the cluster's settings
 	KindCancel           Kind = 15 // empty; stops the request of the same request ID; no answer
 	KindCheck            Kind = 16 // CheckRequest → CheckReply: compares a group's replicas
 	KindCommit           Kind = 17 // CommitRequest → CommitReply: a transaction
@@ -31,6 +31,7 @@ const (
 	KindEvaluate         Kind = 20 // EvaluateRequest → EvaluateReply: what operations make of a document
 	KindTxnList          Kind = 21 // empty → TxnList: transactions that are not decided or resolved
 	KindTxnAbort         Kind = 22 // TxnAbortRequest → CommitReply: aborts one that is not decided
+	KindCollection       Kind = 23 // CollectionRequest → CollectionInfo: what a name stands for now
 )
 
 // Peer kinds, 64 to 127, are refused on the client port. Their bodies belong
@@ -59,7 +60,7 @@ const (
 // lastClientKind ends the kinds of clients; firstPeerKind and lastKind bound
 // those of nodes.
 const (
-	lastClientKind Kind = KindTxnAbort
+	lastClientKind Kind = KindCollection
 
 	firstPeerKind Kind = 64
 	lastKind      Kind = 127
@@ -72,7 +73,7 @@ func (k Kind) Peer() bool { return k >= firstPeerKind && k <= lastKind }
 // answer is lost.
 func (k Kind) mutates() bool {
 	switch k {
-	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus, KindCheck, KindEvaluate, KindLock, KindUnlock, KindTxnList:
+	case KindTopology, KindGet, KindScan, KindCount, KindHistory, KindClusterStatus, KindNodeStatus, KindCheck, KindEvaluate, KindLock, KindUnlock, KindTxnList, KindCollection:
 		return false
 	}
 	return true
@@ -101,6 +102,7 @@ var kindNames = map[Kind]string{
 	KindEvaluate:         "evaluate",
 	KindTxnList:          "txn_list",
 	KindTxnAbort:         "txn_abort",
+	KindCollection:       "collection",
 	KindPeerHello:        "peer_hello",
 	KindRaftAppend:       "raft_append",
 	KindRaftVote:         "raft_vote",

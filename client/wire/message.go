@@ -84,6 +84,7 @@ type WriteItem struct {
 
 // WriteRequest is one or many writes to one collection. Each item stands
 // alone: it has a result of its own and there is no atomicity across items.
+// A write creates no collection: see CreateCollectionRequest.Implicit.
 type WriteRequest struct {
 	Collection string
 	// Epoch is the map that the sender routed by; 0: the server routes.
@@ -93,6 +94,10 @@ type WriteRequest struct {
 	// Ordered runs the items one after the other and stops at the first failure.
 	Ordered bool
 	Items   []WriteItem
+	// Number is the collection's, CollectionInfo.ID, the same in every attempt:
+	// a name may be dropped and made anew between two of them, and they would
+	// not know of each other. CollectionNotFound: the number is dropped.
+	Number uint32
 }
 
 // WriteResult is what became of one item.
@@ -232,6 +237,9 @@ type TxnCollection struct {
 	// Writes have no request IDs of their own, and restore nothing. Several of
 	// one document are done in their order and make one version.
 	Writes []WriteItem
+	// Number is the collection's, as WriteRequest.Number. A list of documents
+	// to unlock has none.
+	Number uint32
 }
 
 // TxnRead is a document that was read: At is its UpdatedAt, 0 if there was none.
@@ -358,15 +366,35 @@ type CollectionInfo struct {
 	Dropping  bool // dropped, space not yet freed everywhere
 }
 
+// CollectionRequest asks what collection a name stands for, as of a moment after
+// the request was sent.
+type CollectionRequest struct{ Name string }
+
 // CreateCollectionRequest creates a collection; it is done if one with the
-// same options exists.
+// same options exists. Under one RequestID it is done once, and every attempt
+// has the answer of the first, also when others have dropped the collection
+// since.
 type CreateCollectionRequest struct {
-	Name    string
-	Options CollectionOptions
+	Name      string
+	Options   CollectionOptions
+	RequestID RequestID
+	// Implicit stands for a first write: any collection of that name will do,
+	// and the setting ExplicitCollections refuses it where there is none.
+	Implicit bool
 }
 
-// DropCollectionRequest removes a collection and all its documents and history.
-type DropCollectionRequest struct{ Name string }
+// DropCollectionRequest removes a collection and all its documents and history;
+// under one RequestID, once.
+type DropCollectionRequest struct {
+	Name      string
+	RequestID RequestID
+}
+
+// SettingsRequest changes the cluster's settings; under one RequestID, once.
+type SettingsRequest struct {
+	Settings  Settings
+	RequestID RequestID
+}
 
 // Settings are the cluster's.
 type Settings struct {

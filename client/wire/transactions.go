@@ -62,7 +62,7 @@ func (m *CommitRequest) decode(r *reader) {
 
 // AppendTo appends the encoding.
 func (m *TxnCollection) AppendTo(dst []byte) []byte {
-	dst = appendArray(dst, 4)
+	dst = appendArray(dst, 5)
 	dst = msgp.AppendString(dst, m.Name)
 	dst = appendArray(dst, len(m.Reads))
 	for i := range m.Reads {
@@ -76,7 +76,7 @@ func (m *TxnCollection) AppendTo(dst []byte) []byte {
 	for i := range m.Writes {
 		dst = m.Writes[i].AppendTo(dst)
 	}
-	return dst
+	return msgp.AppendUint64(dst, uint64(m.Number))
 }
 
 func (m *TxnCollection) decodeFrom(body []byte) error { return decodeBody(body, m.decode) }
@@ -91,6 +91,7 @@ func (m *TxnCollection) decode(r *reader) {
 	m.Reads = eachOf(r, "reads", (*TxnRead).decode)
 	m.Ranges = eachOf(r, "ranges", (*TxnRange).decode)
 	m.Writes = eachOf(r, "writes", (*WriteItem).decode)
+	m.Number = r.uint32()
 	r.close(outer)
 }
 

@@ -73,6 +73,7 @@ const (
 	DropLeavesRows    Name = "drop-leaves-rows"    // a dropped collection's documents stay on disk
 	NameReused        Name = "name-reused"         // a name is free before the drop is done everywhere
 	CollectionIDAgain Name = "collection-id-again" // the ID of a dropped collection is given again
+	CatalogRetryRuns  Name = "catalog-retry-runs"  // a request to the catalog that was answered is run again
 )
 
 // Names are all of them.
@@ -84,7 +85,7 @@ func Names() []Name {
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, ExpiredRuns,
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
-		NameReused, CollectionIDAgain,
+		NameReused, CollectionIDAgain, CatalogRetryRuns,
 	}
 }
 

@@ -174,8 +174,8 @@ func TestReconciler(t *testing.T) {
 	}
 
 	// A drop is carried out in what is led here, and confirmed.
-	users := propose(placement.Command{CreateCollection: &placement.CreateCollection{Name: "users"}})
-	propose(placement.Command{DropCollection: &placement.DropCollection{Name: "users"}})
+	users := propose(placement.Command{CreateCollection: &placement.CreateCollection{Request: wire.RequestID{Time: 1}, Name: "users"}})
+	propose(placement.Command{DropCollection: &placement.DropCollection{Request: wire.RequestID{Time: 2}, Name: "users"}})
 	v, err := service.WaitFor(t.Context(), func(v *placement.View) bool {
 		c, ok := v.CollectionByID(placement.CollectionID(users.Collection.ID))
 		return ok && len(c.Pending) == 1

@@ -38,6 +38,10 @@ func (c *Cluster) ProbeDeposed(ctx context.Context, db *client.DB, group uint32,
 	if _, err := docs.Put(ctx, id, client.D{"v": "before"}); err != nil {
 		return d, nil, err
 	}
+	probe, err := db.DescribeCollection(ctx, probeCollection)
+	if err != nil {
+		return d, nil, err
+	}
 	var dialer net.Dialer
 	nc, err := dialer.DialContext(ctx, "tcp", node.ClientAddr)
 	if err != nil {
@@ -92,7 +96,7 @@ func (c *Cluster) ProbeDeposed(ctx context.Context, db *client.DB, group uint32,
 			item := wire.WriteItem{RequestID: db.NewRequestID(), Op: wire.OpInsert, ID: element, Body: []byte{0x80}}
 			var reply wire.WriteReply
 			err := conn.Do(ctx, wire.KindWrite, &wire.WriteRequest{
-				Collection: probeCollection, Epoch: epoch, Direct: true, Items: []wire.WriteItem{item},
+				Collection: probeCollection, Number: probe.ID, Epoch: epoch, Direct: true, Items: []wire.WriteItem{item},
 			}, &reply)
 			mu.Lock()
 			defer mu.Unlock()

@@ -207,19 +207,19 @@ func goodFrames() [][]byte {
 		{wire.KindHello, &wire.Hello{Magic: wire.Magic, MinVersion: 1, MaxVersion: 1}},
 		{wire.KindPing, nil},
 		{wire.KindTopology, &wire.TopologyRequest{}},
-		{wire.KindWrite, &wire.WriteRequest{Collection: "fuzz", Items: []wire.WriteItem{{RequestID: id, Op: wire.OpPut, ID: "a", Body: doc}}}},
-		{wire.KindWrite, &wire.WriteRequest{Collection: "fuzz", Ordered: true, Items: []wire.WriteItem{
+		{wire.KindWrite, &wire.WriteRequest{Collection: "fuzz", Number: 1, Items: []wire.WriteItem{{RequestID: id, Op: wire.OpPut, ID: "a", Body: doc}}}},
+		{wire.KindWrite, &wire.WriteRequest{Collection: "fuzz", Number: 1, Ordered: true, Items: []wire.WriteItem{
 			{RequestID: id, Op: wire.OpInsert, ID: "b", Body: doc}, {RequestID: id, Op: wire.OpDelete, ID: "b"},
 		}}},
 		{wire.KindGet, &wire.GetRequest{Collection: "fuzz", IDs: []string{"a", "b"}}},
 		{wire.KindScan, &wire.ScanRequest{Collection: "fuzz", Prefix: "a", Limit: 10}},
 		{wire.KindCount, &wire.CountRequest{Collection: "fuzz"}},
 		{wire.KindHistory, &wire.HistoryRequest{Collection: "fuzz", ID: "a"}},
-		{wire.KindCreateCollection, &wire.CreateCollectionRequest{Name: "fuzz2"}},
+		{wire.KindCreateCollection, &wire.CreateCollectionRequest{Name: "fuzz2", RequestID: id}},
 		{wire.KindClusterInit, &wire.ClusterInitRequest{Nodes: []string{"127.0.0.1:1"}, Shards: 1, Replicas: 1, Partitions: 7}},
 		{wire.KindClusterStatus, nil},
 		{wire.KindNodeStatus, nil},
-		{wire.KindSettings, &wire.Settings{}},
+		{wire.KindSettings, &wire.SettingsRequest{RequestID: id}},
 		{wire.KindCancel, nil},
 		{wire.KindConfirm, nil},
 	} {

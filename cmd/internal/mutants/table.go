@@ -72,6 +72,7 @@ var table = []row{
 	{mutant.DropLeavesRows, "a dropped collection's documents stay", ruleShard, `stored`, 1000},
 	{mutant.NameReused, "a name is free before its drop is done", rulePlacement, `the model says`, 1000},
 	{mutant.CollectionIDAgain, "the ID of a dropped collection is given again", rulePlacement, `the model says`, 1000},
+	{mutant.CatalogRetryRuns, "a request to the catalog that was answered runs again", rulePlacement, `the model says`, 1000},
 
 	{mutant.AppliedApart, "the applied index is committed after the effect", oneBatch, `two batches`, 3},
 	{mutant.MarkerUnflushed, "a snapshot's marker is written without a flush", hostCrash, `crash \d+: .*below its snapshot`, 3},

@@ -20,7 +20,8 @@ import (
 //
 //	1  the log was a storage engine
 //	2  the log is segment files (shardgroup/seglog)
-const formatVersion = 2
+//	3  the placement group remembers requests (placement/answers.go)
+const formatVersion = 3
 
 // Files and folders of a data directory:
 //

@@ -354,3 +354,66 @@ func TestLockUpFront(t *testing.T) {
 	}
 	t.Logf("%d increments in %d runs", v.N, runs.Load())
 }
+
+// TestTransactionMeetsDrop: a collection that a transaction has used is dropped
+// and made anew before its commit, by a client that the first has not heard of.
+// What was read is of the old one, so the work is done again, in the new one.
+func TestTransactionMeetsDrop(t *testing.T) {
+	d := startDev(t, t.TempDir(), 1)
+	defer stopDev(t, d)
+	db, other := dial(t, d), dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	for _, separator := range []string{"/", ""} {
+		if _, err := db.Collection("things").Put(ctx, "a/b", client.D{"n": 1}); err != nil {
+			t.Fatal(err)
+		}
+		runs := 0
+		err := db.Transact(ctx, func(tx *client.Tx) error {
+			runs++
+			there, err := tx.Collection("things").Exists(ctx, "a/b")
+			if err != nil {
+				return err
+			}
+			if there != (runs == 1) {
+				t.Errorf("run %d: there is %v", runs, there)
+			}
+			if err := tx.Collection("things").Put("a/c", client.D{"run": runs}); err != nil {
+				return err
+			}
+			if runs > 1 {
+				return nil
+			}
+			if err := other.DropCollection(ctx, "things"); err != nil {
+				return err
+			}
+			_, err = other.CreateCollection(ctx, "things", client.CollectionOptions{Separator: separator})
+			return err
+		})
+		if err != nil || runs != 2 {
+			t.Errorf("%d runs, %v", runs, err)
+		}
+		if n, err := other.Collection("things").Count(ctx); err != nil || n != 1 {
+			t.Errorf("%d documents, %v", n, err)
+		}
+		if err := other.DropCollection(ctx, "things"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Nobody has made it anew: the transaction does.
+	if _, err := db.Collection("things").Put(ctx, "a", client.D{}); err != nil {
+		t.Fatal(err)
+	}
+	runs := 0
+	err := db.Transact(ctx, func(tx *client.Tx) error {
+		if runs++; runs == 1 {
+			if err := other.DropCollection(ctx, "things"); err != nil {
+				return err
+			}
+		}
+		return tx.Collection("things").Put("b", client.D{})
+	})
+	if n, e := other.Collection("things").Count(ctx); err != nil || e != nil || n != 1 {
+		t.Errorf("%d documents, %v, %v", n, err, e)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
@@ -95,6 +96,7 @@ type placementRun struct {
 	answers []string // the first machine's answer by index from 1
 	states  []string // and its state after it
 	sent    [][]byte // commands, for late attempts
+	asked   int      // requests so far
 }
 
 func runPlacement(r *Run, _ *enginePool) {
@@ -245,6 +247,14 @@ func (p *placementRun) ask() {
 
 var placementNames = []string{"a", "b", "orders", "orders_2"}
 
+// request is a fresh ID.
+func (p *placementRun) request() (id wire.RequestID) {
+	p.asked++
+	id.Time = uint64(p.asked)
+	id.Random[0] = byte(p.IntN(256))
+	return id
+}
+
 func (p *placementRun) command() placement.Command {
 	var c placement.Command
 	name := placementNames[p.IntN(len(placementNames))]
@@ -267,16 +277,16 @@ func (p *placementRun) command() placement.Command {
 			ID: placement.NodeID(fmt.Sprintf("n%d", 1+p.IntN(3))), Incarnation: fmt.Sprintf("i%d", 1+p.IntN(3)), Zone: fmt.Sprint(p.IntN(2)),
 		}}
 	case 4, 5, 6, 7:
-		c.CreateCollection = &placement.CreateCollection{Name: name, Time: uint64(p.IntN(1000)), Implicit: p.Once(3)}
+		c.CreateCollection = &placement.CreateCollection{Request: p.request(), Name: name, Time: uint64(p.IntN(1000)), Implicit: p.Once(3)}
 		if p.Once(3) {
 			c.CreateCollection.Options.RetentionVersions = uint32(1 + p.IntN(2))
 		}
 	case 8, 9:
-		c.DropCollection = &placement.DropCollection{Name: name}
+		c.DropCollection = &placement.DropCollection{Request: p.request(), Name: name}
 	case 10:
 		c.FinishDrop = &placement.FinishDrop{Collection: placement.CollectionID(1 + p.IntN(6)), Group: placement.GroupID(1 + p.IntN(2))}
 	default:
-		c.SetSettings = &placement.SetSettings{Settings: wire.Settings{
+		c.SetSettings = &placement.SetSettings{Request: p.request(), Settings: wire.Settings{
 			RetentionSeconds: uint64(p.IntN(3)) * 3600, ExplicitCollections: p.Once(3),
 		}}
 	}
@@ -292,6 +302,7 @@ type catalogModel struct {
 	next     placement.CollectionID
 	live     map[string]*modelCollection
 	ever     map[placement.CollectionID]string
+	answers  map[wire.RequestID]string // of requests that were decided
 }
 
 type modelCollection struct {
@@ -301,12 +312,12 @@ type modelCollection struct {
 }
 
 func newCatalogModel() *catalogModel {
-	return &catalogModel{live: map[string]*modelCollection{}, ever: map[placement.CollectionID]string{}}
+	return &catalogModel{live: map[string]*modelCollection{}, ever: map[placement.CollectionID]string{}, answers: map[wire.RequestID]string{}}
 }
 
 // apply answers code and collection ID, or nothing for commands that are not
 // about the catalog.
-func (m *catalogModel) apply(e *Entry) string {
+func (m *catalogModel) apply(e *Entry) (answer string) {
 	if len(e.Data) == 0 || e.believed != e.Term {
 		return ""
 	}
@@ -315,6 +326,25 @@ func (m *catalogModel) apply(e *Entry) string {
 		return err.Error()
 	}
 	say := func(code wire.Code, id placement.CollectionID) string { return fmt.Sprintf("%v %d", code, id) }
+	var request wire.RequestID
+	switch {
+	case c.CreateCollection != nil:
+		request = c.CreateCollection.Request
+	case c.DropCollection != nil:
+		request = c.DropCollection.Request
+	case c.SetSettings != nil:
+		request = c.SetSettings.Request
+	}
+	if request != (wire.RequestID{}) && m.cluster != "" {
+		if answer, ok := m.answers[request]; ok {
+			return answer
+		}
+		defer func() {
+			if !strings.HasPrefix(answer, wire.CodeUnavailable.String()) { // not yet
+				m.answers[request] = answer
+			}
+		}()
+	}
 	if c.InitCluster != nil {
 		if m.cluster == "" {
 			m.cluster = c.InitCluster.ClusterID
