@@ -377,16 +377,18 @@ func (c *cluster) wait(what string, ok func() bool) {
 	eventually(c.t, what, ok)
 }
 
+// within waits for a condition that does not tell. Its limit is counted in
+// ticks that this process sees: ones that it misses because the machine stands
+// still, or has no time for it, are dropped and do not count. What is waited
+// for had no time either.
 func within(limit time.Duration, ok func() bool) bool {
-	deadline := time.After(limit)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
+	for left := limit / time.Millisecond; !ok(); left-- {
+		if left == 0 {
 			return false
 		}
+		<-tick.C
 	}
 	return true
 }
@@ -443,9 +445,21 @@ func read(t testing.TB, m *fsm.Machine, id string, at fsm.At) (wire.Document, er
 	return m.Get(fsm.ReadKey{Epoch: 1, Collection: 1, ID: id}, at, false)
 }
 
+// ctxFor ends after d, or with the test. As in within, a machine that stands
+// still does not count: of each pause no more than an eighth of d.
 func ctxFor(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
+	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
+	var step func(left int)
+	step = func(left int) {
+		if left == 0 {
+			cancel()
+			return
+		}
+		timer := time.AfterFunc(d/8, func() { step(left - 1) })
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	}
+	step(8)
 	return ctx
 }
 
@@ -459,16 +473,16 @@ func seeded(t testing.TB, nodes, groups int, tweak func(placement.NodeID, *Confi
 	return c
 }
 
-// must proposes until it is done, under one request ID.
+// must proposes until it is done, under one request ID. An attempt ends by
+// itself, when leadership is lost or at the ProposalTimeout: to give it up
+// sooner and propose the same again would be the more work, the less the machine
+// gets done.
 func (c *cluster) must(g placement.GroupID, cmd fsm.Command) fsm.Result {
 	c.t.Helper()
 	ctx := ctxFor(c.t, 15*time.Second)
 	var last error
 	for ctx.Err() == nil {
-		l := c.leader(g)
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		r, err := l.Propose(try, cmd)
-		cancel()
+		r, err := c.leader(g).Propose(ctx, cmd)
 		if err == nil {
 			return r
 		}
