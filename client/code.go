@@ -40,6 +40,12 @@ type (
 	ClusterStatus = wire.ClusterStatus
 	// NodeStatus is what one node knows of itself.
 	NodeStatus = wire.NodeStatus
+	// TransactionList is what the cluster knows of transactions now.
+	TransactionList = wire.TxnList
+	// TransactionInfo is one transaction.
+	TransactionInfo = wire.TxnInfo
+	// AbortReply says what became of a transaction that was to be aborted.
+	AbortReply = wire.TxnAbortReply
 	// InitRequest forms a cluster.
 	InitRequest = wire.ClusterInitRequest
 	// InitReply says what was formed.

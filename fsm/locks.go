@@ -270,6 +270,10 @@ type Holder struct {
 	Born      hlc.Timestamp
 	Reads     int // documents and ranges that it holds shared
 	Writes    int
+
+	// Of Blockers: what it keeps from the command, the first it was found to.
+	Collection placement.CollectionID
+	Document   string
 }
 
 func (h *held) holder() Holder {
@@ -336,26 +340,31 @@ func (m *Machine) Blockers(c *Command) ([]Holder, <-chan struct{}) {
 	defer m.locks.mu.Unlock()
 	var out []Holder
 	t := &m.locks.table
-	note := func(h *held) {
+	note := func(h *held, c placement.CollectionID, id string) {
 		if h != nil && !slices.ContainsFunc(out, func(o Holder) bool { return o.ID == h.id && o.Partition == h.partition }) {
-			out = append(out, h.holder())
+			o := h.holder()
+			o.Collection, o.Document = c, id
+			out = append(out, o)
 		}
 	}
 	part := func(p placement.PartitionID, part *txn.Part, self txn.ID) {
 		for i := range part.Reads {
-			note(t.intentOn(p, part.Reads[i].Collection, part.Reads[i].ID, self))
+			r := &part.Reads[i]
+			note(t.intentOn(p, r.Collection, r.ID, self), r.Collection, r.ID)
 		}
 		for i := range part.Ranges {
-			h, _ := t.intentIn(p, &part.Ranges[i], self)
-			note(h)
+			h, id := t.intentIn(p, &part.Ranges[i], self)
+			note(h, part.Ranges[i].Collection, id)
 		}
 		for i := range part.Writes {
-			note(t.blocksOther(p, part.Writes[i].Collection, part.Writes[i].ID, self))
+			w := &part.Writes[i]
+			note(t.blocksOther(p, w.Collection, w.ID, self), w.Collection, w.ID)
 		}
 	}
 	switch {
 	case c.Write != nil:
-		note(t.blocks(c.Write.Partition, c.Write.Collection, c.Write.Item.ID))
+		w := c.Write
+		note(t.blocks(w.Partition, w.Collection, w.Item.ID), w.Collection, w.Item.ID)
 	case c.Txn != nil:
 		x := c.Txn
 		switch {

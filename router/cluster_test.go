@@ -404,6 +404,8 @@ func (g testGroup) Lock(context.Context, txn.ID, hlc.Timestamp, fsm.ReadKey, tim
 
 func (g testGroup) Unlock(txn.ID) {}
 
+func (g testGroup) FrontLocks() []shardgroup.FrontLock { return nil }
+
 func (g testGroup) Waits() ([]shardgroup.Waiting, uint64, time.Duration, uint64) { return nil, 0, 0, 0 }
 
 func (g testGroup) Mark(_ context.Context, k fsm.Mark) (uint64, error) {

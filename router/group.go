@@ -56,9 +56,11 @@ type Group interface {
 	// intents that are to be seen have become versions when they return.
 	ClearReads(ctx context.Context, keys []fsm.ReadKey, at hlc.Timestamp) error
 	ClearScan(ctx context.Context, s *fsm.ScanSpec, at hlc.Timestamp) error
-	// Lock and Unlock are of locks taken up front, Waits of who waits.
+	// Lock and Unlock are of locks taken up front, FrontLocks lists them, Waits
+	// who waits.
 	Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.ReadKey, ttl time.Duration, free bool) error
 	Unlock(id txn.ID)
+	FrontLocks() []shardgroup.FrontLock
 	Waits() (now []shardgroup.Waiting, ended uint64, total time.Duration, stepped uint64)
 
 	// Machine reads what is applied here.
@@ -85,6 +87,9 @@ type Reader interface {
 	IntentsOn(keys []fsm.ReadKey) []fsm.Holder
 	Holders() []fsm.Holder
 	Unfinished(at hlc.Timestamp) []fsm.Unfinished
+	// Held and TxnTraces are for those who look.
+	Held(p placement.PartitionID, id txn.ID, most int) []fsm.HeldDocument
+	TxnTraces(time uint64, random []byte) ([]fsm.TxnTrace, error)
 	Decision(home placement.PartitionID, epoch placement.Epoch, id txn.ID) (txn.Answer, error)
 	Verify(parts []fsm.PartitionPart, epoch placement.Epoch) (*txn.Conflict, error)
 }

@@ -221,7 +221,11 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 		}
 		return answer(r.evaluate(&req))
 	case wire.KindTxnList:
-		return answer(r.listTxns(ctx))
+		var req wire.TxnListRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.listTxns(ctx, &req))
 	case wire.KindTxnAbort:
 		var req wire.TxnAbortRequest
 		if err := wire.Decode(body, &req); err != nil {

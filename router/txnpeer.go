@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
@@ -235,14 +234,15 @@ func decisionHere(ctx context.Context, g Group, q *txnRead) (txn.Answer, error) 
 // txnRead is a question to one group's leader: what home has decided, or
 // whether what was read is still the newest, or what is held.
 //
-//	| version u8 | what u8 | group, epoch uvarint | home uvarint, id 24; or n uvarint, (partition uvarint, part) ... |
+//	| version u8 | what u8 | group, epoch uvarint | home uvarint, id 24; or n uvarint, (partition uvarint, part) ...;
+//	  or time u64, random (length uvarint, bytes) |
 type txnRead struct {
 	group  placement.GroupID
 	epoch  placement.Epoch
 	home   placement.PartitionID
 	id     txn.ID
-	verify []fsm.PartitionPart // if not nil
-	list   bool
+	verify []fsm.PartitionPart  // if not nil
+	list   *wire.TxnListRequest // if not nil
 }
 
 const (
@@ -254,7 +254,7 @@ const (
 func (q *txnRead) encode() []byte {
 	what := byte(askDecision)
 	switch {
-	case q.list:
+	case q.list != nil:
 		what = askList
 	case q.verify != nil:
 		what = askVerify
@@ -270,6 +270,9 @@ func (q *txnRead) encode() []byte {
 			b = binary.AppendUvarint(b, uint64(q.verify[i].Partition))
 			b = txn.AppendPart(b, &q.verify[i].Part)
 		}
+	case askList:
+		b = binary.BigEndian.AppendUint64(b, q.list.Time)
+		b = append(binary.AppendUvarint(b, uint64(len(q.list.Random))), q.list.Random...)
 	}
 	return b
 }
@@ -291,7 +294,7 @@ func decodeTxnRead(b []byte) (*txnRead, error) {
 			q.verify = append(q.verify, fsm.PartitionPart{Partition: placement.PartitionID(d.Uvarint32()), Part: d.Part()})
 		}
 	case askList:
-		q.list = true
+		q.list = &wire.TxnListRequest{Time: uint64(d.Time()), Random: d.Bytes(len(wire.RequestID{}.Random))}
 	default:
 		d.Fail(fmt.Errorf("question %d", what))
 	}
@@ -320,8 +323,12 @@ func (r *Router) serveTxnRead(ctx context.Context, body []byte) ([]byte, error) 
 	}
 	var a txn.Answer
 	switch {
-	case q.list:
-		return wire.Append(nil, listHere(g)), nil
+	case q.list != nil:
+		list, err := r.listHere(q, g)
+		if err != nil {
+			return nil, r.wireReadError(err, subject{})
+		}
+		return wire.Append(nil, list), nil
 	case q.verify != nil:
 		a.Conflict, err = verifyHere(ctx, g, q)
 	default:
@@ -331,95 +338,6 @@ func (r *Router) serveTxnRead(ctx context.Context, body []byte) ([]byte, error) 
 		return nil, r.wireReadError(err, subject{})
 	}
 	return a.Append(nil), nil
-}
-
-// listTxns serves KindTxnList.
-func (r *Router) listTxns(ctx context.Context) (*wire.TxnList, *wire.Error) {
-	v, e := r.ready()
-	if e != nil {
-		return nil, e
-	}
-	parts := make([]*wire.TxnList, len(v.Groups))
-	errs := make([]*wire.Error, len(v.Groups))
-	parallel(len(v.Groups), func(i int) {
-		q := &txnRead{group: v.Groups[i].ID, epoch: v.Epoch, list: true}
-		errs[i] = r.onLeader(ctx, v, q.group, false, subject{},
-			func(_ context.Context, g Group) error { parts[i] = listHere(g); return nil },
-			func(ctx context.Context, node placement.NodeID) error {
-				body, err := r.call(ctx, node, wire.KindGroupTxnRead, q.encode(), 0)
-				if err != nil {
-					return err
-				}
-				parts[i] = &wire.TxnList{}
-				return wire.Decode(body, parts[i])
-			})
-	})
-	all := &wire.TxnList{Now: uint64(r.opts.Clock.Now())}
-	at := map[wire.RequestID]int{}
-	for i := range parts {
-		if errs[i] != nil {
-			return nil, errs[i]
-		}
-		all.Waits = append(all.Waits, parts[i].Waits...)
-		for _, x := range parts[i].Txns {
-			n, seen := at[x.ID]
-			if !seen {
-				at[x.ID] = len(all.Txns)
-				all.Txns = append(all.Txns, x)
-				continue
-			}
-			t := &all.Txns[n]
-			t.Committed = t.Committed || x.Committed
-			t.Time = max(t.Time, x.Time)
-			t.Deadline, t.Born = max(t.Deadline, x.Deadline), max(t.Born, x.Born)
-			t.Partitions = append(t.Partitions, x.Partitions...)
-			t.Reads += x.Reads
-			t.Writes += x.Writes
-		}
-	}
-	all.Txns = all.Txns[:min(len(all.Txns), wire.MaxItems)]
-	all.Waits = all.Waits[:min(len(all.Waits), wire.MaxItems)]
-	return all, nil
-}
-
-// listHere is what one group's leader knows. It is a look, not a read: nothing
-// is confirmed.
-func listHere(g Group) *wire.TxnList {
-	list := &wire.TxnList{}
-	for _, h := range g.Machine().Holders() {
-		list.Txns = append(list.Txns, wire.TxnInfo{
-			ID: wire.RequestID(h.ID), Home: uint32(h.Home), Time: uint64(h.At), Deadline: uint64(h.Deadline), Born: uint64(h.Born),
-			Partitions: []uint32{uint32(h.Partition)}, Reads: uint32(h.Reads), Writes: uint32(h.Writes),
-		})
-	}
-	for _, u := range g.Machine().Unfinished(hlc.Max) {
-		list.Txns = append(list.Txns, wire.TxnInfo{ID: wire.RequestID(u.ID), Home: uint32(u.Home), Committed: true, Time: uint64(u.Record.At), Partitions: []uint32{uint32(u.Home)}})
-	}
-	waits, _, _, _ := g.Waits()
-	for _, w := range waits {
-		list.Waits = append(list.Waits, wire.TxnWait{ID: wire.RequestID(w.ID), For: wire.RequestID(w.For), Micros: uint64(time.Since(w.Since).Microseconds())})
-	}
-	list.Txns = list.Txns[:min(len(list.Txns), wire.MaxItems)]
-	list.Waits = list.Waits[:min(len(list.Waits), wire.MaxItems)]
-	return list
-}
-
-// abortTxn serves KindTxnAbort: home aborts it if it is undecided. Its
-// participants are resolved by whoever meets them.
-func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire.CommitReply, *wire.Error) {
-	v, e := r.ready()
-	if e != nil {
-		return nil, e
-	}
-	if uint64(req.Home) >= uint64(v.Partitions()) {
-		return nil, refuse(wire.CodeBadRequest, "there is no partition %d", req.Home)
-	}
-	id := txn.ID(req.ID)
-	a, err := r.Step(ctx, &fsm.Txn{ID: id, Partition: placement.PartitionID(req.Home), Settle: &fsm.Settle{Abort: true}})
-	if err != nil {
-		return nil, r.wireReadError(err, subject{})
-	}
-	return &wire.CommitReply{Time: uint64(a.At), Duplicate: a.Duplicate, Now: uint64(r.opts.Clock.Now())}, nil
 }
 
 // evaluate serves KindEvaluate.

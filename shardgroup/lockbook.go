@@ -38,17 +38,54 @@ type lockBook struct {
 	held    map[docKey]frontLock  // guarded by mu
 	of      map[txn.ID][]docKey   // guarded by mu; the same, by holder
 	changed chan struct{}         // guarded by mu; closed when one was let go
-	waiting map[*Waiting]struct{} // guarded by mu
+	waiting map[*Waiting]struct{} // guarded by mu; so is what a Waiting says
 	waited  [2]atomic.Uint64      // waits ended, and the microseconds they took
 	stepped atomic.Uint64         // commands that stepped back
 }
 
-// Waiting is a command that waits for a lock.
+// Wait is what somebody is about to do who waits.
+type Wait uint8
+
+const (
+	WaitWrite   Wait = iota + 1 // a single write
+	WaitLock                    // a lock up front
+	WaitPrepare                 // a participant's vote
+	WaitDecide                  // home's decision
+	WaitCommit                  // a commit within this group
+)
+
+// Waiting is a command that waits for locks.
 type Waiting struct {
-	ID    txn.ID // zero: a single write
-	Born  hlc.Timestamp
-	For   txn.ID // who holds what it waits for
+	What Wait
+	ID   txn.ID // zero: a single write
+	Born hlc.Timestamp
+	// Home is the transaction's, if HomeKnown.
+	Home      placement.PartitionID
+	HomeKnown bool
+	// For are those who hold what it waits for, and what that is.
+	For   []WaitFor
 	Since time.Time
+}
+
+// WaitFor is one reason to wait.
+type WaitFor struct {
+	ID         txn.ID // the holder
+	Partition  placement.PartitionID
+	Collection placement.CollectionID
+	Document   string
+}
+
+// maxWaitFor bounds the reasons that are noted of one wait.
+const maxWaitFor = 16
+
+// FrontLock is a document that is locked up front.
+type FrontLock struct {
+	ID         txn.ID // the holder
+	Born       hlc.Timestamp
+	Partition  placement.PartitionID
+	Collection placement.CollectionID
+	Document   string
+	Expires    time.Time
 }
 
 func (b *lockBook) init() {
@@ -128,9 +165,30 @@ func (b *lockBook) release(id txn.ID) {
 	b.wakeLocked()
 }
 
+// fronts are the locks that are held.
+func (b *lockBook) fronts(now time.Time) (out []FrontLock) {
+	if b.count.Load() == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k, l := range b.held {
+		if now.Before(l.expires) {
+			out = append(out, FrontLock{l.id, l.born, k.partition, k.collection, k.id, l.expires})
+		}
+	}
+	return out
+}
+
+// blocker is a lock up front that a command needs.
+type blocker struct {
+	frontLock
+	docKey
+}
+
 // blockers are the holders of locks that a command needs, and a channel that is
 // closed when one was let go. Expired locks are dropped.
-func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]frontLock, <-chan struct{}) {
+func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]blocker, <-chan struct{}) {
 	if b.count.Load() == 0 {
 		return nil, nil
 	}
@@ -140,7 +198,7 @@ func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]frontLock, <-chan 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []frontLock
+	var out []blocker
 	note := func(k docKey) {
 		h, there := b.held[k]
 		if !there || h.id == self {
@@ -152,7 +210,7 @@ func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]frontLock, <-chan 
 			b.wakeLocked()
 			return
 		}
-		out = append(out, h)
+		out = append(out, blocker{h, k})
 	}
 	part := func(p placement.PartitionID, part *txn.Part) {
 		for i := range part.Writes {
@@ -182,6 +240,24 @@ func (b *lockBook) blockers(c *fsm.Command, now time.Time) ([]frontLock, <-chan 
 func (b *lockBook) enter(w *Waiting) {
 	b.mu.Lock()
 	b.waiting[w] = struct{}{}
+	b.mu.Unlock()
+}
+
+// reasons notes what a wait is for now.
+func (b *lockBook) reasons(w *Waiting, holders []fsm.Holder, fronts []blocker) {
+	all := make([]WaitFor, 0, min(len(holders)+len(fronts), maxWaitFor))
+	for i := range holders {
+		if h := &holders[i]; len(all) < maxWaitFor {
+			all = append(all, WaitFor{h.ID, h.Partition, h.Collection, h.Document})
+		}
+	}
+	for i := range fronts {
+		if f := &fronts[i]; len(all) < maxWaitFor {
+			all = append(all, WaitFor{f.frontLock.id, f.partition, f.collection, f.docKey.id})
+		}
+	}
+	b.mu.Lock()
+	w.For = all // anew: who looks may hold the old one
 	b.mu.Unlock()
 }
 

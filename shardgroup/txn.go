@@ -50,7 +50,7 @@ func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestam
 	x := c.Txn
 	waits := x.Prepare != nil || x.Decide != nil || x.Commit != nil
 	if waits {
-		if rival, back := g.awaitLocks(ctx, &c, born, free); back && x.Decide == nil {
+		if rival, back := g.awaitLocks(ctx, &c, waitOf(&c), born, free); back && x.Decide == nil {
 			return fsm.Result{}, &StepBack{rival}
 		}
 	}
@@ -67,13 +67,25 @@ func (g *Group) AwaitWrite(ctx context.Context, c *fsm.Command) {
 	if g.machine.LocksHeld() == 0 && g.locks.count.Load() == 0 {
 		return
 	}
-	g.awaitLocks(ctx, c, 0, true)
+	g.awaitLocks(ctx, c, Waiting{What: WaitWrite}, 0, true)
+}
+
+// waitOf is what a transaction's command is to those who look at waits.
+func waitOf(c *fsm.Command) Waiting {
+	x := c.Txn
+	switch {
+	case x.Prepare != nil:
+		return Waiting{What: WaitPrepare, Home: x.Prepare.Home, HomeKnown: true}
+	case x.Decide != nil:
+		return Waiting{What: WaitDecide, Home: x.Partition, HomeKnown: true}
+	}
+	return Waiting{What: WaitCommit, Home: x.Partition, HomeKnown: true}
 }
 
 // awaitLocks waits until nobody holds what a command needs, or the time is up:
 // then it is for the machine to say. back says that the command is to step
-// back, from whom.
-func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timestamp, free bool) (rival txn.ID, back bool) {
+// back, from whom. shown is how the wait looks from outside.
+func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, shown Waiting, born hlc.Timestamp, free bool) (rival txn.ID, back bool) {
 	var self txn.ID
 	if c.Txn != nil {
 		self = c.Txn.ID
@@ -87,20 +99,17 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timesta
 		if len(holders) == 0 && len(fronts) == 0 {
 			break
 		}
-		var first txn.ID
 		late := false
 		wall := g.host.cfg.Clock.Now()
 		for _, h := range holders {
-			first = h.ID
 			late = late || h.Deadline <= wall
 			if !free && older(h.Born, h.ID, born, self) {
 				rival, back = h.ID, true
 			}
 		}
 		for _, f := range fronts {
-			first = f.id
-			if !free && older(f.born, f.id, born, self) {
-				rival, back = f.id, true
+			if holder := f.frontLock.id; !free && older(f.born, holder, born, self) {
+				rival, back = holder, true
 			}
 		}
 		if back {
@@ -110,10 +119,12 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, born hlc.Timesta
 		}
 		if w == nil {
 			g.beginWait()
-			w = &Waiting{ID: self, Born: born, For: first, Since: now}
+			shown.ID, shown.Born, shown.Since = self, born, now
+			w = &shown
 			g.locks.enter(w)
 			timer = time.NewTimer(g.host.cfg.LockWait)
 		}
+		g.locks.reasons(w, holders, fronts)
 		if late {
 			g.keeper.hurryUp()
 		}
@@ -162,7 +173,7 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 	}}}
 	limit := time.Now().Add(g.host.cfg.LockWait)
 	for {
-		if rival, back := g.awaitLocks(ctx, &c, born, free); back {
+		if rival, back := g.awaitLocks(ctx, &c, Waiting{What: WaitLock}, born, free); back {
 			return &StepBack{rival}
 		}
 		if ctx.Err() != nil {
@@ -183,6 +194,15 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 
 // Unlock lets go of what a transaction has locked up front here.
 func (g *Group) Unlock(id txn.ID) { g.locks.release(id) }
+
+// FrontLocks are the documents that are locked up front here.
+func (g *Group) FrontLocks() []FrontLock {
+	all := g.locks.fronts(time.Now())
+	slices.SortFunc(all, func(a, b FrontLock) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Collection, b.Collection), cmp.Compare(a.Document, b.Document))
+	})
+	return all
+}
 
 // Waits are the commands that wait for locks now, and how many have waited,
 // how long in all, and how many have stepped back.

@@ -25,7 +25,8 @@ func everyMessage() []Message {
 		new(ClusterStatus), new(NodeAnswer),
 		new(CheckRequest), new(CheckReply), new(CheckReplica), new(CheckFinding),
 		new(CommitRequest), new(TxnCollection), new(TxnRead), new(TxnRange), new(CommitReply), new(LockRequest),
-		new(UnlockRequest), new(EvaluateRequest), new(EvaluateReply), new(TxnList), new(TxnInfo), new(TxnWait), new(TxnAbortRequest),
+		new(UnlockRequest), new(EvaluateRequest), new(EvaluateReply),
+		new(TxnListRequest), new(TxnList), new(TxnInfo), new(TxnPart), new(TxnDocument), new(TxnWait), new(TxnMissing), new(TxnAbortRequest), new(TxnAbortReply),
 	}
 }
 

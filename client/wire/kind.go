@@ -29,8 +29,8 @@ const (
 	KindLock             Kind = 18 // LockRequest → GetReply: locks a document for a transaction, and reads it
 	KindUnlock           Kind = 19 // UnlockRequest → empty
 	KindEvaluate         Kind = 20 // EvaluateRequest → EvaluateReply: what operations make of a document
-	KindTxnList          Kind = 21 // empty → TxnList: transactions that are not decided or resolved
-	KindTxnAbort         Kind = 22 // TxnAbortRequest → CommitReply: aborts one that is not decided
+	KindTxnList          Kind = 21 // TxnListRequest → TxnList: transactions that hold something, or one
+	KindTxnAbort         Kind = 22 // TxnAbortRequest → TxnAbortReply: aborts one that is not decided
 	KindCollection       Kind = 23 // CollectionRequest → CollectionInfo: what a name stands for now
 )
 

@@ -298,38 +298,148 @@ type EvaluateReply struct {
 	Now  uint64
 }
 
-// TxnList has the transactions that hold something, over all groups.
+// Bounds of a TxnList: it is a look, and the oldest are what one looks for.
+const (
+	MaxListedTxns  = 1000 // transactions, and as many waits
+	MaxListedParts = 4096 // parts of one transaction that was asked for
+	MaxListedDocs  = 1000 // its documents, in one group
+	MinIDPrefix    = 6    // bytes of an ID's random part that name a transaction
+)
+
+// TxnListRequest asks what the leaders of all groups know of transactions: of
+// all that hold something or wait, or of one, with its documents and with what
+// has become of it.
+type TxnListRequest struct {
+	// Time and Random are those of an ID. Of Random its beginning is enough,
+	// MinIDPrefix bytes. Empty: all transactions.
+	Time   uint64
+	Random []byte
+}
+
+// TxnList is what they know. It is a look and not a read: each leader was asked
+// at another moment, and nothing is confirmed.
 type TxnList struct {
-	Txns  []TxnInfo
-	Waits []TxnWait
-	Now   uint64
+	Txns []TxnInfo // oldest first
+	// Waits are the edges of the graph of who waits for whom, longest first.
+	Waits   []TxnWait
+	LeftOut uint32 // transactions and waits that are not listed
+	// Missing are the groups whose leader did not answer.
+	Missing []TxnMissing
+	Now     uint64
 }
 
-// TxnInfo is one transaction: prepared at some partitions, or committed and not
-// resolved everywhere.
+// TxnState is what is known of a transaction, as a whole or at one partition.
+type TxnState uint8
+
+const (
+	TxnUnknown   TxnState = 0
+	TxnOpen      TxnState = 1 // it is not committing yet, or waits to; it may hold locks taken up front
+	TxnPrepared  TxnState = 2 // voted yes, and waits for home's decision
+	TxnCommitted TxnState = 3
+	TxnAborted   TxnState = 4
+	TxnResolved  TxnState = 5 // at a participant: resolved or refused, nothing is held
+	TxnExpired   TxnState = 6 // older than what is remembered; it was not committed since
+)
+
+// TxnInfo is one transaction.
 type TxnInfo struct {
-	ID         RequestID
-	Home       uint32 // partition
-	Committed  bool
-	Time       uint64 // prepare or commit timestamp, the largest known
-	Deadline   uint64
-	Born       uint64
-	Partitions []uint32
-	Reads      uint32 // documents and ranges held shared
-	Writes     uint32
-}
-
-// TxnWait is somebody who waits for a transaction's lock.
-type TxnWait struct {
-	ID     RequestID // zero: a single write
-	For    RequestID
-	Micros uint64
-}
-
-// TxnAbortRequest aborts a transaction that is not decided.
-type TxnAbortRequest struct {
-	ID   RequestID
+	ID    RequestID
+	State TxnState
+	// Home is the partition that decides; NoPartition: not known before its
+	// commit has begun.
 	Home uint32
+	Time uint64 // commit timestamp, or the largest prepare timestamp that is known
+	// Deadline is when others begin to abort it, Born when its first attempt
+	// began, as far as that is known: timestamps.
+	Deadline uint64
+	Born     uint64
+	// Participants is how many parts there are, Parts those that are listed.
+	Participants uint32
+	Parts        []TxnPart
+	Reads        uint32 // documents and ranges held shared
+	Writes       uint32 // documents that are to be written
+	Locks        uint32 // documents locked up front
+	HomeGroup    uint32 // the group that has Home; 0: not known
+}
+
+// TxnPart is a transaction's part at one partition.
+type TxnPart struct {
+	Group     uint32
+	Partition uint32
+	State     TxnState
+	Time      uint64 // prepare or commit timestamp
+	Reads     uint32
+	Writes    uint32
+	Locks     uint32
+	Documents []TxnDocument // only of a transaction that was asked for
+}
+
+// How a transaction holds a document.
+const (
+	HoldWrite uint8 = 1 // an intent: it is to be written
+	HoldRead  uint8 = 2 // shared: it was read
+	HoldRange uint8 = 3 // shared: the IDs that begin with ID, from From to To
+	HoldFront uint8 = 4 // locked up front, until Expires
+)
+
+// TxnDocument is something that a transaction holds.
+type TxnDocument struct {
+	How        uint8
+	Collection string
+	ID         string
+	From, To   string
+	Expires    uint64 // milliseconds that are left of a lock taken up front
+}
+
+// What somebody is about to do who waits.
+const (
+	WaitWrite   uint8 = 1 // a single write
+	WaitLock    uint8 = 2 // a lock up front
+	WaitPrepare uint8 = 3
+	WaitDecide  uint8 = 4
+	WaitCommit  uint8 = 5 // a commit within one group
+)
+
+// TxnWait is one edge: somebody waits for what a transaction holds.
+type TxnWait struct {
+	ID         RequestID // zero: a single write
+	For        RequestID
+	Micros     uint64 // since the wait began
+	What       uint8
+	Group      uint32
+	Partition  uint32
+	Collection string // what is waited for
+	Document   string
+}
+
+// TxnMissing is a group whose leader did not answer.
+type TxnMissing struct {
+	Group uint32
+	Error string
+}
+
+// TxnAbortRequest aborts a transaction that is not decided, and resolves it
+// wherever it holds something. Time and Random as in TxnListRequest.
+type TxnAbortRequest struct {
+	Time   uint64
+	Random []byte
+}
+
+// TxnAbortReply says what has become of it: TxnAborted, TxnCommitted,
+// TxnExpired, TxnUnknown, or TxnOpen, if it has not begun to commit: then there
+// is nothing to abort, and only its locks were let go.
+type TxnAbortReply struct {
+	ID       RequestID // the whole of it
+	State    TxnState
+	Already  bool   // it was decided before
+	Time     uint64 // commit timestamp
+	Home     uint32
+	Resolved uint32 // partitions that hold nothing any more, because of this
+	Unlocked uint32 // locks up front that were let go
+	// Missing are the groups that were not reached: what it holds there is
+	// resolved by their leaders.
+	Missing []TxnMissing
+	Now     uint64
 }
 
 // Cost is what an answer took.

@@ -170,13 +170,27 @@ var messageTable = []struct {
 	{"unlock", "", &UnlockRequest{ID: RequestID{1, random16}, Collections: []TxnCollection{{Name: "cities", Reads: []TxnRead{{ID: "DE/1"}}}}}},
 	{"evaluate", "what an update makes of a document", &EvaluateRequest{Collection: "cities", Document: Document{ID: "DE/1", Version: 2, Body: berlin()}, Items: []WriteItem{{Op: OpUpdate, ID: "DE/1", Body: grow()}}}},
 	{"evaluate reply", "", &EvaluateReply{Body: berlin(), Now: 3}},
-	{"transactions", "one that is prepared, and a single write that waits for it", &TxnList{Txns: []TxnInfo{{ID: RequestID{1, random16}, Home: 3, Time: 7, Deadline: 9, Born: 5, Partitions: []uint32{4, 5}, Reads: 1, Writes: 2}}, Waits: []TxnWait{{For: RequestID{1, random16}, Micros: 300}}, Now: 8}},
+	{"list all transactions", "", &TxnListRequest{}},
+	{"list one transaction", "by the beginning of its ID", &TxnListRequest{Time: 1, Random: random16[:6]}},
+	{"transactions", "one that is prepared in g1 and g2, a single write that waits for it, and a group that did not answer", &TxnList{
+		Txns: []TxnInfo{{ID: RequestID{1, random16}, State: TxnPrepared, Home: 3, Time: 7, Deadline: 9, Born: 5, Participants: 2, Parts: []TxnPart{
+			{Group: 1, Partition: 4, State: TxnPrepared, Time: 6, Reads: 1, Writes: 1},
+			{Group: 2, Partition: 5, State: TxnPrepared, Time: 7, Writes: 1},
+		}, Reads: 1, Writes: 2, HomeGroup: 2}},
+		Waits:   []TxnWait{{For: RequestID{1, random16}, Micros: 300, What: WaitWrite, Group: 1, Partition: 4, Collection: "cities", Document: "DE/1"}},
+		LeftOut: 1, Missing: []TxnMissing{{Group: 3, Error: "g3 has no leader"}}, Now: 8,
+	}},
 	{"transaction's collection", "", &TxnCollection{Name: "cities", Reads: []TxnRead{{ID: "DE/1", At: 7}}}},
 	{"transaction's read", "there was none", &TxnRead{ID: "DE/2"}},
 	{"transaction's range", "all of a collection", &TxnRange{At: 9}},
-	{"transaction", "committed, not resolved everywhere", &TxnInfo{ID: RequestID{1, random16}, Home: 3, Committed: true, Time: 7, Partitions: []uint32{3}}},
-	{"wait", "", &TxnWait{ID: RequestID{1, random16}, For: RequestID{2, random16}, Micros: 300}},
-	{"abort a transaction", "", &TxnAbortRequest{ID: RequestID{1, random16}, Home: 3}},
+	{"transaction", "committed, not resolved everywhere", &TxnInfo{ID: RequestID{1, random16}, State: TxnCommitted, Home: 3, Time: 7, Participants: 1, Parts: []TxnPart{{Group: 1, Partition: 3, State: TxnCommitted, Time: 7}}}},
+	{"transaction's part", "of a transaction that was asked for", &TxnPart{Group: 1, Partition: 4, State: TxnPrepared, Time: 6, Reads: 1, Writes: 1, Locks: 1, Documents: []TxnDocument{{How: HoldWrite, Collection: "cities", ID: "DE/1"}}}},
+	{"held document", "locked up front, for 900 ms yet", &TxnDocument{How: HoldFront, Collection: "cities", ID: "DE/1", Expires: 900}},
+	{"held range", "the IDs from DE/1 to DE/9", &TxnDocument{How: HoldRange, Collection: "cities", ID: "DE/", From: "DE/1", To: "DE/9"}},
+	{"wait", "a transaction that prepares waits for another", &TxnWait{ID: RequestID{1, random16}, For: RequestID{2, random16}, Micros: 300, What: WaitPrepare, Group: 2, Partition: 5, Collection: "cities", Document: "DE/2"}},
+	{"group that did not answer", "", &TxnMissing{Group: 3, Error: "g3 has no leader"}},
+	{"abort a transaction", "", &TxnAbortRequest{Time: 1, Random: random16[:]}},
+	{"abort reply", "aborted now; two partitions were resolved, and g3 was not reached", &TxnAbortReply{ID: RequestID{1, random16}, State: TxnAborted, Home: 3, Resolved: 2, Unlocked: 1, Missing: []TxnMissing{{Group: 3, Error: "g3 has no leader"}}, Now: 8}},
 }
 
 var frameTable = []struct {
