@@ -248,6 +248,14 @@ func TestSession(t *testing.T) {
 	step("export", "copy")
 	step("export", "nothing")
 
+	note("transactions")
+	step("txn", "list")
+	step("txn", "list", "-o", "json")
+	step("txn", "show", "1a0-000000000000")
+	step("txn", "show", "nonsense")
+	step("txn", "abort", "1a0-000000000000")
+	step("txn", "lsit")
+
 	note("completion")
 	step("__complete", "--", "get", "o")
 
