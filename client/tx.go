@@ -71,6 +71,8 @@ type Tx struct {
 	home  *txColl
 	items int
 	bytes int
+	// result is of the commit, once it was answered.
+	result CommitResult
 }
 
 // txColl is what a transaction did in one collection.
@@ -267,7 +269,15 @@ func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
 	if tx.home == nil {
 		tx.unlockLocked(ctx)
 	}
-	return CommitResult{Timestamp: Timestamp(x.reply.Time), Duplicate: x.reply.Duplicate, Cost: x.reply.Cost}, nil
+	tx.result = CommitResult{Timestamp: Timestamp(x.reply.Time), Duplicate: x.reply.Duplicate, Cost: x.reply.Cost}
+	return tx.result, nil
+}
+
+// Result is what the commit did, also where Transact committed; zero before.
+func (tx *Tx) Result() CommitResult {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	return tx.result
 }
 
 // requestLocked is the commit as one request; the collection that was written

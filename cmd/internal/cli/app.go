@@ -84,7 +84,7 @@ func (a *app) run(ctx context.Context) error {
 	switch {
 	case l.help || len(l.path) == 0 && len(a.Args) == 0:
 		return writeHelp(a.out, l)
-	case len(l.cmd.Subcommands) > 0:
+	case len(l.cmd.Subcommands) > 0 && l.cmd.Action == nil:
 		return usagef("%s: which command? (%s --help lists them)", l.name(), l.name())
 	}
 	if err := checkWords(l); err != nil {

@@ -66,7 +66,7 @@ func arrange(root *cli.Command, args []string) (line, error) {
 			if l.help {
 				continue
 			}
-			if len(l.cmd.Subcommands) > 0 {
+			if len(l.cmd.Subcommands) > 0 && l.cmd.Action == nil {
 				continue // reported as a missing command
 			}
 			return l, unknownFlag(l, "--"+f.name, f.name)

@@ -126,6 +126,9 @@ var changing = []struct {
 	{regexp.MustCompile(`in [0-9.]+ s`), "in SECONDS"},
 	{regexp.MustCompile(`[0-9]+% +[0-9,]+ documents +[0-9,]+/s.*\n`), "PROGRESS\n"},
 	{regexp.MustCompile(`"seconds":[0-9.]+`), `"seconds":SECONDS`},
+	{regexp.MustCompile(`timestamp [0-9]{10,}`), "timestamp N"},
+	{regexp.MustCompile(`(imestamp":)[0-9]{10,}`), "${1}N"},
+	{regexp.MustCompile(`"transaction":"[0-9a-f-]+"`), `"transaction":"ID"`},
 	{regexp.MustCompile(`--cursor [A-Za-z0-9_-]{20,}`), "--cursor CURSOR"},
 }
 
@@ -145,6 +148,7 @@ func TestSession(t *testing.T) {
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"people.ndjson":  `{"_id":"p1","name":"Ada"}` + "\n" + `{"name":"no id"}` + "\nbroken\n" + `{"_id":"p2","name":"Bob"}` + "\n",
+		"transfer.txt":   "# five from ada to bob\nget-for-update accounts ada\nrequire accounts ada balance >= 5\n\nupdate accounts ada {\n  \"$inc\": {\"balance\": -5}\n}\nupdate accounts bob {\"$inc\": {\"balance\": 5}}\nscan accounts\n",
 		"changed.ndjson": `{"_id":"p1","name":"Ada L."}` + "\n",
 		"big.json":       `{"x":"` + strings.Repeat("y", 1<<20) + `"}`,
 		"deep.json":      strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100),
@@ -249,6 +253,23 @@ func TestSession(t *testing.T) {
 	step("export", "nothing")
 
 	note("transactions")
+	step("txn", "-e", `put accounts ada {"balance":10}; put accounts bob {"balance":0}`)
+	step("txn", "-e", `update accounts ada {"$inc":{"balance":-4}}; require accounts ada balance >= 0; update accounts bob {"$inc":{"balance":4}}; get accounts ada bob`)
+	step("txn", "-e", `update accounts ada {"$inc":{"balance":-7}}; require accounts ada balance >= 0; update accounts bob {"$inc":{"balance":7}}`)
+	step("txn", "--file", "FILES/transfer.txt", "-o", "json", "--lock")
+	step("txn", "--read-only", "-e", "scan accounts; require accounts cy absent; require accounts ada version 3")
+	step("txn", "--at", "24h", "-e", "get accounts ada")
+	step("txn", "--read-only", "-e", "get accounts ada; delete accounts ada")
+	step("txn", "-e", "insert accounts eve {}; insert accounts ada {}")
+	step("txn", "-e", "update accounts ada {\"$inc\":{\"balance\":1}}; get accounts nobody")
+	step("txn", "-e", "get accounts ada; gte accounts bob")
+	step("txn", "-e", "require accounts ada balance = many; require accounts ada version 9")
+	step("txn", "-e", "require accounts ada owner exists")
+	step("txn", "--fiel", "x")
+	step("txn", "-e", "get a b", "--file", "x")
+	step("txn", "--file", "FILES/missing.txt")
+	step("txn")
+	step("scan", "accounts")
 	step("txn", "list")
 	step("txn", "list", "-o", "json")
 	step("txn", "show", "1a0-000000000000")

@@ -17,18 +17,6 @@ import (
 
 const transactions = "Transactions"
 
-func (a *app) txnCommands() []*cli.Command {
-	return []*cli.Command{{
-		Name: "txn", Category: transactions,
-		Usage: "look at transactions, and abort one that is in the way",
-		Description: `Examples:
-  idb txn list
-  idb txn show 19a3de1230000-5f0c9a1b2c3d
-  idb txn abort 19a3de1230000-5f0c9a1b2c3d`,
-		Subcommands: []*cli.Command{a.txnList(), a.txnShow(), a.txnAbort()},
-	}}
-}
-
 func (a *app) txnList() *cli.Command {
 	return &cli.Command{
 		Name:  "list",
