@@ -406,7 +406,7 @@ func (g testGroup) Unlock(txn.ID) {}
 
 func (g testGroup) FrontLocks() []shardgroup.FrontLock { return nil }
 
-func (g testGroup) Waits() ([]shardgroup.Waiting, uint64, time.Duration, uint64) { return nil, 0, 0, 0 }
+func (g testGroup) Waits() []shardgroup.Waiting { return nil }
 
 func (g testGroup) Mark(_ context.Context, k fsm.Mark) (uint64, error) {
 	if _, err := g.core.propose(g.self, fsm.Command{Mark: &k}); err != nil {

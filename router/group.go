@@ -61,7 +61,7 @@ type Group interface {
 	Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.ReadKey, ttl time.Duration, free bool) error
 	Unlock(id txn.ID)
 	FrontLocks() []shardgroup.FrontLock
-	Waits() (now []shardgroup.Waiting, ended uint64, total time.Duration, stepped uint64)
+	Waits() []shardgroup.Waiting
 
 	// Machine reads what is applied here.
 	Machine() Reader

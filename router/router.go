@@ -103,7 +103,8 @@ type Router struct {
 	mu      sync.RWMutex
 	leaders map[placement.GroupID]placement.NodeID // guarded by mu; of groups that have no replica here
 
-	txns txnDrivers
+	txns   txnDrivers
+	counts txnCounts
 }
 
 // New makes a router. It starts nothing; coordinators of transactions outlive

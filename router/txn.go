@@ -95,12 +95,11 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 		r: r, req: req, id: txn.ID(req.ID), born: hlc.Timestamp(req.Born), ordered: req.Attempt >= orderedFrom,
 		names: map[placement.CollectionID]string{}, parts: map[placement.PartitionID]*txn.Part{},
 	}
-	if e := t.build(ctx); e != nil {
-		return nil, e
-	}
 	var a txn.Answer
-	var e *wire.Error
+	e := t.build(ctx)
+	defer func() { t.count(e) }()
 	switch {
+	case e != nil:
 	case len(t.parts) == 0:
 	case t.writes == 0:
 		e = t.verify(ctx)

@@ -225,7 +225,7 @@ func (r *Router) listHere(q *txnRead, g Group) (*wire.TxnList, error) {
 		}
 		e.add(p)
 	}
-	waits, _, _, _ := g.Waits()
+	waits := g.Waits()
 	for i := range waits {
 		w := &waits[i]
 		mine := w.ID != (txn.ID{}) && t.wants(w.ID)

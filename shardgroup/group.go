@@ -30,6 +30,8 @@ type Group struct {
 	keeper  keeper
 	locks   lockBook
 
+	recovery recoveryCounts
+
 	// short is why the leader refuses writes although its own disk has space:
 	// the members with space are no majority. nil: they are one.
 	short atomic.Pointer[DiskFullError]

@@ -26,7 +26,6 @@ type keeper struct {
 	bg     sync.WaitGroup
 
 	compared atomic.Uint64 // digests proposed
-	rescued  atomic.Uint64 // transactions that somebody had left behind
 	late     chan struct{} // somebody waits for one of them
 	hurry    atomic.Bool   // do not wait before leadership is moved; for tests
 

@@ -41,6 +41,7 @@ type lockBook struct {
 	waiting map[*Waiting]struct{} // guarded by mu; so is what a Waiting says
 	waited  [2]atomic.Uint64      // waits ended, and the microseconds they took
 	stepped atomic.Uint64         // commands that stepped back
+	taken   atomic.Uint64         // locks taken
 }
 
 // Wait is what somebody is about to do who waits.
@@ -122,6 +123,7 @@ func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock,
 	}
 	if h, there := b.held[k]; !there || h.id != l.id {
 		b.of[l.id] = append(b.of[l.id], k)
+		b.taken.Add(1)
 	}
 	b.held[k] = l
 	b.count.Store(int64(len(b.held)))

@@ -204,9 +204,8 @@ func (g *Group) FrontLocks() []FrontLock {
 	return all
 }
 
-// Waits are the commands that wait for locks now, and how many have waited,
-// how long in all, and how many have stepped back.
-func (g *Group) Waits() (now []Waiting, ended uint64, total time.Duration, stepped uint64) {
+// Waits are the commands that wait for locks now, the longest first.
+func (g *Group) Waits() (now []Waiting) {
 	b := &g.locks
 	b.mu.Lock()
 	for w := range b.waiting {
@@ -214,7 +213,7 @@ func (g *Group) Waits() (now []Waiting, ended uint64, total time.Duration, stepp
 	}
 	b.mu.Unlock()
 	slices.SortFunc(now, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
-	return now, b.waited[0].Load(), time.Duration(b.waited[1].Load()) * time.Microsecond, b.stepped.Load()
+	return now
 }
 
 // ClearReads returns when reads of these documents, now or (at is not 0) at a
@@ -281,6 +280,9 @@ func (g *Group) clearOne(ctx context.Context, r Resolver, h *fsm.Holder, at hlc.
 	}
 	if err != nil || !a.Decided() {
 		return err
+	}
+	if h.Deadline <= g.host.cfg.Clock.Now() {
+		g.recovery.note(txn.AbortIfUndecided, &a)
 	}
 	if a.State != txn.Committed || at != 0 && a.At > at {
 		return nil // nothing of it is to be seen; it is resolved in its time
@@ -371,7 +373,7 @@ func (k *keeper) hurryUp() {
 func (k *keeper) rescue(ctx context.Context, r Resolver, id txn.ID, rec txn.Recovery, ms []txn.Message) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	k.rescued.Add(1)
+	k.g.recovery.rescued.Add(1)
 	for !rec.Ended() && ctx.Err() == nil {
 		if len(ms) == 0 {
 			select {
@@ -389,6 +391,7 @@ func (k *keeper) rescue(ctx context.Context, r Resolver, id txn.ID, rec txn.Reco
 				rec.Lost(m)
 				continue
 			}
+			k.g.recovery.note(m.Step, &a)
 			next = append(next, rec.Answer(m, a)...)
 		}
 		ms = next

@@ -11,6 +11,8 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/router"
+	"github.com/impossibledb/idb/shardgroup"
 	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
@@ -115,6 +117,11 @@ type collector struct {
 	engineBytes, engineCount                                                                           gauge
 	conns, inFlight, dropped                                                                           gauge
 	diskFree, diskFull, ready, uptime, epoch                                                           gauge
+
+	txns, txnRetries, txnRunning                                       gauge
+	txnPrepared, txnOldest, txnWaiting, txnStepped, txnLocks, txnTaken gauge
+	txnRecovered                                                       gauge
+	txnWaits                                                           *prometheus.Desc
 }
 
 func newCollector(n *Node) *collector {
@@ -143,6 +150,19 @@ func newCollector(n *Node) *collector {
 		ready:       newGauge(g, "idb_ready", "1 if /readyz says ready."),
 		uptime:      newGauge(g, "idb_uptime_seconds", "Seconds since the node started."),
 		epoch:       newGauge(g, "idb_placement_epoch", "Epoch of the placement map this node holds."),
+
+		txns:       newGauge(c, "idb_transactions_total", "Commits that this node coordinated, by outcome.", "outcome"),
+		txnRetries: newGauge(c, "idb_transaction_retries_total", "Of these, those that were not the first attempt at their work."),
+		txnRunning: newGauge(g, "idb_transactions_running", "Commits at work, those whose client was answered included."),
+
+		txnPrepared:  newGauge(g, "idb_transactions_prepared", "Transactions prepared in a group that this node leads.", "group"),
+		txnOldest:    newGauge(g, "idb_transaction_oldest_prepared_seconds", "How long the oldest of them has been prepared.", "group"),
+		txnWaiting:   newGauge(g, "idb_transaction_waiting", "Commands that wait for a lock.", "group"),
+		txnWaits:     prometheus.NewDesc("idb_transaction_wait_seconds", "Waits for locks that have ended.", []string{"group"}, nil),
+		txnStepped:   newGauge(c, "idb_transaction_stepbacks_total", "Commands that stepped back from an older transaction.", "group"),
+		txnLocks:     newGauge(g, "idb_transaction_locks", "Documents that are locked up front.", "group"),
+		txnTaken:     newGauge(c, "idb_transaction_locks_total", "Documents that were locked up front.", "group"),
+		txnRecovered: newGauge(c, "idb_transaction_recoveries_total", "Done for transactions that were left behind: recoveries begun, aborts written, resolves confirmed.", "group", "what"),
 	}
 }
 
@@ -178,8 +198,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			c.queue.send(ch, float64(commands), group)
 			c.queueBytes.send(ch, float64(bytes), group)
 			c.rows.send(ch, float64(g.Machine().Stats().Rows), group)
+			c.group(ch, group, s.State == "leader", g.TxnStats())
 		}
 	}
+	s := n.router.TxnStats()
+	for o, count := range s.Outcomes {
+		c.txns.send(ch, float64(count), router.TxnOutcome(o).String())
+	}
+	c.txnRetries.send(ch, float64(s.Retries))
+	c.txnRunning.send(ch, float64(s.Running))
 	c.log(ch, n.host.LogMetrics())
 	if m, err := n.host.StateEngine().Metrics(); err == nil { // not closed meanwhile
 		c.engine(ch, "state", m)
@@ -196,6 +223,23 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.ready.send(ch, boolValue(n.notReady() == nil))
 	c.uptime.send(ch, time.Since(n.started).Seconds())
 	c.epoch.send(ch, float64(n.places.View().Epoch))
+}
+
+// group sends what transactions did in a group. What is prepared is the same on
+// every replica, and told by the leader.
+func (c *collector) group(ch chan<- prometheus.Metric, group string, leads bool, s shardgroup.TxnStats) {
+	if leads {
+		c.txnPrepared.send(ch, float64(s.Prepared), group)
+		c.txnOldest.send(ch, s.Oldest.Seconds(), group)
+	}
+	c.txnWaiting.send(ch, float64(s.Waiting), group)
+	ch <- prometheus.MustNewConstSummary(c.txnWaits, s.Waits, s.WaitTime.Seconds(), nil, group)
+	c.txnStepped.send(ch, float64(s.Stepped), group)
+	c.txnLocks.send(ch, float64(s.FrontLocks), group)
+	c.txnTaken.send(ch, float64(s.Locked), group)
+	c.txnRecovered.send(ch, float64(s.Rescued), group, "begun")
+	c.txnRecovered.send(ch, float64(s.Aborted), group, "aborted")
+	c.txnRecovered.send(ch, float64(s.Resolved), group, "resolved")
 }
 
 func (c *collector) log(ch chan<- prometheus.Metric, m seglog.Metrics) {

@@ -15,6 +15,58 @@ import (
 	"github.com/impossibledb/idb/txn"
 )
 
+// pair is two documents of different groups, by hand.
+type pair struct {
+	t           *testing.T
+	d           *Dev
+	db          *client.DB
+	v           *placement.View
+	coll        placement.CollectionID
+	home, other string
+}
+
+func newPair(t *testing.T, d *Dev, db *client.DB) *pair {
+	t.Helper()
+	p := &pair{t: t, d: d, db: db, home: "h"}
+	if _, err := db.Collection("things").Put(t.Context(), "seed", map[string]any{"n": 0}); err != nil {
+		t.Fatal(err)
+	}
+	v, coll, err := d.Nodes()[0].places.Lookup(t.Context(), "things")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.v, p.coll = v, coll.ID
+	for _, id := range strings.Split("abcdefgijk", "") {
+		if v.Owner(p.at(id)) != v.Owner(p.at(p.home)) {
+			p.other = id
+		}
+	}
+	return p
+}
+
+func (p *pair) at(id string) placement.PartitionID {
+	return placement.PartitionID(wire.Partition("things", "", id, p.v.Partitions()))
+}
+
+// prepare leaves a transaction behind that is about to write the other document.
+func (p *pair) prepare(ttl time.Duration) txn.ID {
+	p.t.Helper()
+	body, err := doc.FromJSON([]byte(`{"n":1}`))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	id := txn.ID{Time: uint64(p.db.Now())}
+	_, _ = rand.Read(id.Random[:])
+	n := p.d.Nodes()[0]
+	if a, err := n.router.Step(p.t.Context(), &fsm.Txn{ID: id, Partition: p.at(p.other), Prepare: &fsm.Prepare{
+		Home: p.at(p.home), Deadline: n.clock.Now().Add(ttl), Born: n.clock.Now(),
+		Part: txn.Part{Writes: []txn.Write{{Collection: p.coll, ID: p.other, Ops: []txn.Op{{Op: wire.OpPut, Body: body}}}}},
+	}}); err != nil || a.State != txn.Prepared {
+		p.t.Fatalf("prepare: %+v, %v", a, err)
+	}
+	return id
+}
+
 // TestLookAtTransactions: what is prepared, locked and waited for is listed by
 // any node; one transaction is shown with what it holds, and with its end when
 // it is over; and an abort says what it came to.
@@ -32,36 +84,10 @@ func TestLookAtTransactions(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	things := db.Collection("things")
-	if _, err := things.Put(ctx, "seed", map[string]any{"n": 0}); err != nil {
-		t.Fatal(err)
-	}
-	n := d.Nodes()[0]
-	v, coll, err := n.places.Lookup(ctx, "things")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := func(id string) placement.PartitionID {
-		return placement.PartitionID(wire.Partition("things", "", id, v.Partitions()))
-	}
-	home, other := "h", ""
-	for _, id := range strings.Split("abcdefgijk", "") {
-		if v.Owner(at(id)) != v.Owner(at(home)) {
-			other = id
-		}
-	}
-	body, err := doc.FromJSON([]byte(`{"n":1}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := txn.ID{Time: uint64(db.Now())}
-	_, _ = rand.Read(id.Random[:])
+	p := newPair(t, d, db)
+	v, at, home, other := p.v, p.at, p.home, p.other
+	id := p.prepare(time.Minute)
 	name := wire.RequestID(id).String()
-	if a, err := n.router.Step(ctx, &fsm.Txn{ID: id, Partition: at(other), Prepare: &fsm.Prepare{
-		Home: at(home), Deadline: n.clock.Now().Add(time.Minute), Born: n.clock.Now(),
-		Part: txn.Part{Writes: []txn.Write{{Collection: coll.ID, ID: other, Ops: []txn.Op{{Op: wire.OpPut, Body: body}}}}},
-	}}); err != nil || a.State != txn.Prepared {
-		t.Fatalf("prepare: %+v, %v", a, err)
-	}
 
 	// A write waits for it, and another transaction has locked something.
 	wrote := make(chan error, 1)
@@ -83,6 +109,7 @@ func TestLookAtTransactions(t *testing.T) {
 		return nil
 	}
 	var list *client.TransactionList
+	var err error
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if list, err = db.Transactions(ctx); err != nil {
 			t.Fatal(err)
