@@ -119,7 +119,7 @@ func TestRiderHurries(t *testing.T) {
 	resolve := prepared(t, l, "b")
 	wrote := make(chan struct{})
 	go func() { defer close(wrote); put("b") }()
-	c.wait("a writer to wait", func() bool { now, _, _, _ := l.Waits(); return len(now) > 0 })
+	c.wait("a writer to wait", func() bool { return len(l.Waits()) > 0 })
 	if err := ended(t, "for who waits", ride(t, c, l, resolve, false)); err != nil {
 		t.Fatal(err)
 	}

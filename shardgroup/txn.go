@@ -119,8 +119,9 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, shown Waiting, b
 		}
 		if w == nil {
 			g.beginWait()
-			shown.ID, shown.Born, shown.Since = self, born, now
-			w = &shown
+			begun := shown // who does not wait allocates nothing
+			begun.ID, begun.Born, begun.Since = self, born, now
+			w = &begun
 			g.locks.enter(w)
 			timer = time.NewTimer(g.host.cfg.LockWait)
 		}
