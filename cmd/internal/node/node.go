@@ -55,6 +55,8 @@ type Node struct {
 
 	fatal    chan error // of capacity 1
 	stopping atomic.Bool
+	ending   sync.Once      // close
+	ended    error          // of close; read after ending
 	bg       sync.WaitGroup // the goroutine that serves clients
 }
 
@@ -352,8 +354,14 @@ func (n *Node) handOver(ctx context.Context) {
 }
 
 // close ends what was started, in reverse. It is called with a half-made node
-// too.
-func (n *Node) close(ctx context.Context) (err error) {
+// too, and more than once: by whoever ends one node of a Dev, and by its
+// Shutdown.
+func (n *Node) close(ctx context.Context) error {
+	n.ending.Do(func() { n.ended = n.closeOnce(ctx) })
+	return n.ended
+}
+
+func (n *Node) closeOnce(ctx context.Context) (err error) {
 	n.stopReconciler()
 	if n.clients != nil {
 		drain, cancel := context.WithTimeout(ctx, 2*time.Second)
