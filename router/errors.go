@@ -38,7 +38,7 @@ var errorTable = []errorRow{
 	{wire.CodeUnsupported, "Unsupported", "The server does not know this kind of request, or not on this port.", "Upgrade the server, or ask another port."},
 
 	{wire.CodeNotFound, "NotFound", "There is no such document.", "Nothing was done."},
-	{wire.CodeCollectionNotFound, "CollectionNotFound", "There is no such collection. The message suggests the nearest name.", "Create it, or correct the name."},
+	{wire.CodeCollectionNotFound, "CollectionNotFound", "There is no such collection (the message suggests the nearest name), or the one of that number was dropped.", "Create it, or correct the name; look its number up again."},
 	{wire.CodeVersionNotFound, "VersionNotFound", "The document never had that version, or did not exist at that time.", "List its history."},
 	{wire.CodeHistoryExpired, "HistoryExpired", "The version existed, but is past the retention window.", "Read a later time; raise the collection's retention for the future. A scan has to start again."},
 
@@ -71,7 +71,7 @@ var errorTable = []errorRow{
 	{wire.CodeLocked, "Locked", "A transaction that is about to be decided holds the document; the message names it. Nothing was done.", "Wait, then send the same request again."},
 
 	{wire.CodeOutcomeUnknown, "OutcomeUnknown", "The write was sent to its shard group and no answer came in time: it may have happened, and may yet happen.", "Send it again under the same request ID: it has the effect of once, and the answer is the first one's."},
-	{wire.CodeOutcomeExpired, "OutcomeExpired", "The request ID is older than what the cluster remembers, so whether it was done is not known any more. This attempt did nothing.", "Read the document to see."},
+	{wire.CodeOutcomeExpired, "OutcomeExpired", "The request ID is older than what the cluster remembers, so whether it was done is not known any more. This attempt did nothing.", "Read the document, or the catalog, to see."},
 
 	{wire.CodeInternal, "Internal", "A fault of the server.", "Look at the server's log; report it."},
 }

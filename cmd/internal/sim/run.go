@@ -23,6 +23,7 @@ import (
 type Result struct {
 	Virtual  time.Duration // that has passed in it
 	Answered int64         // operations that clients got an answer to
+	Events   int           // faults, and their ends, that the plan had
 	Resumed  time.Duration // from the end of all faults to the first write in every group
 	Replayed int           // groups whose log was replayed in full
 	State    []error       // what was wrong with the cluster and its processes; empty: nothing
@@ -103,6 +104,7 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 		if err := stage.play(&p.Events[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Events[i], err)
 		}
+		res.Events++
 	}
 	time.Sleep(time.Until(loadBegun.Add(p.Lasts)))
 	if !p.unhealed {

@@ -97,7 +97,7 @@ var totals sum
 type sum struct {
 	mu               sync.Mutex
 	runs, replayed   int
-	answered         int64
+	answered, events int64
 	virtual, slowest time.Duration
 }
 
@@ -107,6 +107,7 @@ func (s *sum) add(r *Result) {
 	s.runs++
 	s.replayed += r.Replayed
 	s.answered += r.Answered
+	s.events += int64(r.Events)
 	s.virtual += r.Virtual
 	s.slowest = max(s.slowest, r.Resumed)
 }
@@ -114,8 +115,8 @@ func (s *sum) add(r *Result) {
 func (s *sum) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("%d runs, %.1f virtual hours, %d operations answered, %d logs replayed, writes went on after %v at most",
-		s.runs, s.virtual.Hours(), s.answered, s.replayed, s.slowest.Round(time.Millisecond))
+	return fmt.Sprintf("%d runs, %.1f virtual hours, %d operations answered, %d faults and repairs, %d logs replayed, writes went on after %v at most",
+		s.runs, s.virtual.Hours(), s.answered, s.events, s.replayed, s.slowest.Round(time.Millisecond))
 }
 
 // fail prints a failure at once and leaves what helps to understand it.
