@@ -43,6 +43,7 @@ type scratch struct {
 	docs     map[string]pending
 	requests map[requestKey][]byte
 	dirty    map[countKey]counts
+	touched  []countKey // by the entry; not in order
 	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
 	tombs    map[txnRow]txn.State
@@ -102,6 +103,9 @@ type applier struct {
 	changes []lockChange // of the machine's table, for readers
 	reclaim bool         // a range was removed
 	size    int
+
+	tailStart int // where the entry's answers begin in the machine's tail
+	answered  int // how many there are
 }
 
 func (m *Machine) newApplier(entries []Entry) *applier {
@@ -112,7 +116,8 @@ func (m *Machine) newApplier(entries []Entry) *applier {
 	if m.scratch.docs == nil {
 		m.scratch.makeMaps()
 	}
-	a := &applier{scratch: &m.scratch, m: m, view: m.view.Load(), size: size}
+	m.scratch.touched = m.scratch.touched[:0]
+	a := &applier{scratch: &m.scratch, m: m, view: m.view.Load(), size: size, tailStart: len(m.tail.answers)}
 	m.mu.RLock()
 	a.meta = m.meta
 	m.mu.RUnlock()
@@ -127,7 +132,9 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 		}
 		if len(e.Data) == 0 {
 			results[i] = []Result{}
-			a.advance(e)
+			if err := a.advance(e, false); err != nil {
+				return err
+			}
 			continue
 		}
 		commands, err := a.m.decoder.decode(e.Data)
@@ -137,9 +144,10 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 		// What Collect removes depends on what is stored: the state at the end
 		// of the entry before, however many entries this call brought. A Mark
 		// looks at the state at the end of its own.
-		cut := false
+		cut, mark := false, false
 		for c := range commands {
 			cut = cut || commands[c].Collect != nil || commands[c].Mark != nil
+			mark = mark || commands[c].Mark != nil
 		}
 		if cut {
 			if err := a.commit(); err != nil {
@@ -154,7 +162,9 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 			}
 		}
 		a.meta.digest = a.digest.Sum64()
-		a.advance(e)
+		if err := a.advance(e, mark); err != nil {
+			return err
+		}
 		if cut {
 			if err := a.commit(); err != nil {
 				return err
@@ -166,10 +176,22 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 }
 
 // advance ends an entry. One without commands does not count in the digest.
-func (a *applier) advance(e *Entry) {
-	a.meta.applied, a.meta.term = e.Index, e.Term
+// With a mark, all counts and answers are to lie in rows of their own.
+func (a *applier) advance(e *Entry, mark bool) error {
+	a.meta.before, a.meta.applied, a.meta.term = a.meta.applied, e.Index, e.Term
 	a.m.digests.put(e.Index, a.meta.digest)
 	a.dirtyB = true
+	if mutant.On(mutant.AppliedApart) && a.batch != nil {
+		err := errors.Join(a.batch.Commit(false), a.batch.Close())
+		if a.batch = nil; err != nil {
+			return err
+		}
+	}
+	sealed, err := a.endEntry(mark)
+	if err != nil || !sealed {
+		return err
+	}
+	return a.commit()
 }
 
 func (a *applier) command(c *Command, r *Result) error {
@@ -244,6 +266,11 @@ func (a *applier) horizon(h *Horizon) error {
 			if err := a.deleteRange(start, end); err != nil {
 				return err
 			}
+			// Not folded, nor are the rows: answers were, when they were given.
+			start, end = mvcc.AnswersSpan(a.m.group, p, h.RequestIDs)
+			if err := a.writer().DeleteRange(start, end); err != nil {
+				return err
+			}
 		}
 		if err := a.forgetTxns(h.RequestIDs); err != nil {
 			return err
@@ -290,7 +317,7 @@ func (a *applier) drop(d *Drop) error {
 			return err
 		}
 		if k := (countKey{p, d.Collection}); a.countsOf(k) != (counts{}) {
-			a.dirty[k] = counts{}
+			a.setCounts(k, counts{})
 		}
 	}
 	a.reclaim = true
@@ -357,29 +384,6 @@ func (a *applier) commit() error {
 		return nil
 	}
 	b := a.writer()
-	for k, c := range a.dirty {
-		a.key = mvcc.AppendNumbered(a.key[:0], a.m.group, mvcc.KindCounts, uint32(k.partition), uint32(k.collection))
-		var err error
-		if c == (counts{}) {
-			err = b.Delete(a.key)
-		} else {
-			a.row = c.append(a.row[:0])
-			err = b.Set(a.key, a.row)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if mutant.On(mutant.AppliedApart) {
-		if err := errors.Join(b.Commit(false), b.Close()); err != nil {
-			return err
-		}
-		a.batch = a.m.engine.NewBatch(0)
-		b = a.batch
-	}
-	if err := b.Set(mvcc.MetaKey(a.m.group), a.meta.append(a.row[:0])); err != nil {
-		return err
-	}
 	if err := b.Commit(a.reclaim); err != nil {
 		return err
 	}

@@ -3,7 +3,10 @@ package fsm
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
@@ -14,8 +17,8 @@ import (
 
 const benchPartitions = 34
 
-// benchMachine is a machine on a real directory, with the defaults of a node.
-func benchMachine(b *testing.B) *Machine {
+// benchEngine is an engine on a real directory, with the defaults of a node.
+func benchEngine(b *testing.B) *mvcc.Engine {
 	b.Helper()
 	e, err := mvcc.OpenEngine(b.TempDir(), mvcc.EngineOptions{})
 	if err != nil {
@@ -26,6 +29,13 @@ func benchMachine(b *testing.B) *Machine {
 			b.Error(err)
 		}
 	})
+	return e
+}
+
+// benchMachine is a machine on a real directory, with the defaults of a node.
+func benchMachine(b *testing.B) *Machine {
+	b.Helper()
+	e := benchEngine(b)
 	m, err := Open(Options{Group: 1, Engine: e})
 	if err != nil {
 		b.Fatal(err)
@@ -142,6 +152,66 @@ func BenchmarkApply(b *testing.B) {
 			run(b, m, w, func() int { return w.rng.IntN(docs) })
 		})
 	}
+}
+
+// BenchmarkUpdates is what a node of a small cluster sees under many writers:
+// eight groups take turns, in entries of a few commands each, on 10,000
+// documents of 1 KiB. It says what the processor had to do for one command: in
+// Apply itself, and with the flushes and compactions that follow from it.
+func BenchmarkUpdates(b *testing.B) {
+	const groups, docs, chunk = 8, 10_000, 1024
+	e := benchEngine(b)
+	var ws [groups]*benchWriter
+	for g := range groups {
+		m, err := Open(Options{Group: placement.GroupID(g + 1), Engine: e})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ws[g] = newBenchWriter(b, m)
+		own := &Own{Epoch: 1}
+		for p := range benchPartitions {
+			own.Partitions = append(own.Partitions, placement.PartitionID(p))
+		}
+		ws[g].index++
+		benchApply(b, m, mustEntry(b, ws[g].index, Command{Own: own}))
+		ws[g].load(docs / groups)
+	}
+	sizes := [...]int{1, 2, 2, 2, 3, 3, 3, 4, 4} // 2.67 on average
+	rng := rand.New(rand.NewPCG(3, 4))
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b.ReportAllocs()
+	b.ResetTimer()
+	var inApply, inAll time.Duration
+	entries := make([]Entry, chunk)
+	done := 0
+	for done < b.N {
+		b.StopTimer()
+		for i := range entries {
+			entries[i] = ws[i%groups].batch(sizes[rng.IntN(len(sizes))], wire.OpPut, func() int { return rng.IntN(docs / groups) })
+		}
+		b.StartTimer()
+		thread, all := cpu(rusageThread), cpu(syscall.RUSAGE_SELF)
+		for i := range entries {
+			benchApply(b, ws[i%groups].m, entries[i])
+		}
+		inApply, inAll = inApply+cpu(rusageThread)-thread, inAll+cpu(syscall.RUSAGE_SELF)-all
+		done += chunk
+	}
+	commands := float64(done) * 24 / 9
+	b.ReportMetric(float64(inApply.Nanoseconds())/commands, "apply-ns/cmd")
+	b.ReportMetric(float64(inAll.Nanoseconds())/commands, "cpu-ns/cmd")
+}
+
+const rusageThread = 1 // of Linux
+
+// cpu is the processor time used so far, in user space.
+func cpu(who int) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(who, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano())
 }
 
 // BenchmarkGet is the newest version of one of 100,000 documents of 1 KiB.

@@ -59,7 +59,7 @@ func (a *applier) collect(c *Collect) error {
 		ck := countKey{k.Partition, k.Collection}
 		n := a.countsOf(ck)
 		n.rows--
-		a.dirty[ck] = n
+		a.setCounts(ck, n)
 	}
 	return nil
 }

@@ -178,11 +178,7 @@ func TestEffectAndIndexAreOne(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		var at meta
-		b, found, err := rd.Get(mvcc.MetaKey(testGroup))
-		if err == nil && found {
-			err = at.decode(b)
-		}
+		at, err := readMeta(rd, testGroup)
 		if err != nil {
 			return errors.Join(err, rd.Close())
 		}

@@ -118,19 +118,22 @@ func TestFormats(t *testing.T) {
 	line("key document", mvcc.AppendTime(doc, 0x1122334455667788))
 	line("key request", mvcc.AppendRequestKey(nil, 3, 270, 9, &random))
 	line("key transaction", mvcc.AppendTxnKey(nil, 3, 270, mvcc.RolePrepared, 9, &random))
-	line("key meta", mvcc.MetaKey(3))
+	line("key tail", mvcc.AppendTailKey(nil, 3, 1025))
+	line("key answers", mvcc.AppendAnswersKey(nil, 3, 270, 9, 8, 7))
 	line("key owned", mvcc.AppendNumbered(nil, 3, mvcc.KindOwned, 270))
 	line("key counts", mvcc.AppendNumbered(nil, 3, mvcc.KindCounts, 270, 5))
 	line("key dropped", mvcc.AppendNumbered(nil, 3, mvcc.KindDropped, 5))
 	line("key horizon", mvcc.AppendNumbered(nil, 3, mvcc.KindHorizon, 5))
 	line("row document", mvcc.AppendRow(nil, &mvcc.Row{Version: 300, Created: 9, Body: []byte{0x80}}))
 	line("row tombstone", mvcc.AppendRow(nil, &mvcc.Row{Version: 2, Created: 9, Deleted: true}))
-	line("row meta", (&meta{applied: 1, term: 2, clock: 3, ceiling: 4, requests: 5, epoch: 6, digest: 7, youngest: 8}).append(nil))
+	for _, r := range writtenTail(t) {
+		line("row "+r.name, r.value)
+	}
 	line("row counts", (&counts{docs: 1, bytes: 2, rows: 3}).append(nil))
 	line("row owned, horizon", appendSmall(nil, 7))
 	line("row dropped", appendSmall(nil))
-	line("row answer", appendAnswer(nil, &Result{Wire: wire.WriteResult{Version: 4, Time: 5, CreatedAt: 6, Created: true, Doc: []byte{0x80}}}, true))
-	line("row answer, refused", appendAnswer(nil, &Result{Wire: wire.WriteResult{Error: &wire.Error{Code: wire.CodeUpdateFailed, Version: 4}}, Detail: "why"}, false))
+	line("answer", appendAnswer(nil, &Result{Wire: wire.WriteResult{Version: 4, Time: 5, CreatedAt: 6, Created: true, Doc: []byte{0x80}}}, true))
+	line("answer, refused", appendAnswer(nil, &Result{Wire: wire.WriteResult{Error: &wire.Error{Code: wire.CodeUpdateFailed, Version: 4}}, Detail: "why"}, false))
 
 	golden(t, "fsm-v1.txt", b.String())
 }
@@ -333,7 +336,7 @@ func TestAnswersLast(t *testing.T) {
 	if err := decodeAnswer(appendAnswer(nil, &long, false), &r); err != nil || len(r.Detail) > maxAnswerDetail {
 		t.Errorf("%d bytes of detail, %v", len(r.Detail), err)
 	}
-	if err := decodeAnswer([]byte{2}, &r); !errors.Is(err, ErrNewer) {
+	if err := decodeAnswer([]byte{0x80}, &r); !errors.Is(err, ErrNewer) {
 		t.Error(err)
 	}
 	if err := decodeAnswer([]byte{1, 0}, &r); !errors.Is(err, ErrDamaged) {

@@ -55,6 +55,10 @@ func newReplica(t testing.TB, fs vfs.FS) *replica {
 	return r
 }
 
+// testTail is how many entries a tail has in tests: few, so that all of them
+// meet seals.
+const testTail = 7
+
 func (r *replica) open() {
 	r.t.Helper()
 	r.opts.FS = r.fs
@@ -63,7 +67,7 @@ func (r *replica) open() {
 		r.t.Fatal(err)
 	}
 	m, err := Open(Options{
-		Group: testGroup, Engine: e,
+		Group: testGroup, Engine: e, TailEntries: testTail,
 		OnMark: func(index uint64, k Mark, pin func() (*Survey, error)) {
 			if r.onMark != nil {
 				r.onMark(index, k, pin)

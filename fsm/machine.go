@@ -30,6 +30,11 @@ type Options struct {
 	// pin keeps the state as it is for a Survey, which must be closed; it is of
 	// no use once OnMark has returned. Nil passes marks over.
 	OnMark func(index uint64, k Mark, pin func() (*Survey, error))
+	// TailEntries is how many entries leave what they changed beside documents
+	// in rows of their own before it is sealed, 1024 at most; zero means that.
+	// It decides what is stored: all replicas must have the same. It is there
+	// for tests, which cannot wait for so many.
+	TailEntries int
 	// Locate tells where a document belongs, for surveys; false if the
 	// collection is not known here (yet). Nil knows none.
 	Locate func(c placement.CollectionID, id string) (p placement.PartitionID, known bool)
@@ -49,6 +54,8 @@ type Machine struct {
 	log    hclog.Logger
 	onMark func(uint64, Mark, func() (*Survey, error))
 	locate func(placement.CollectionID, string) (placement.PartitionID, bool)
+
+	tailEntries uint64 // see Options.TailEntries
 
 	applied atomic.Uint64
 	clock   atomic.Uint64
@@ -79,6 +86,7 @@ type Machine struct {
 	digests  digestRing
 	requests recentRequests
 	heads    recentHeads
+	tail     tail
 	held     lockTable // as Apply has it; locks repeats it
 	decoder  entryDecoder
 	scratch  scratch
@@ -92,10 +100,16 @@ func Open(o Options) (*Machine, error) {
 	case o.Group == 0 || o.Group > mvcc.MaxGroup:
 		return nil, fmt.Errorf("fsm: %d cannot be a shard group's ID (1 to %d)", o.Group, mvcc.MaxGroup)
 	}
+	if o.TailEntries == 0 {
+		o.TailEntries = tailEntries
+	}
+	if o.TailEntries < 1 || o.TailEntries > tailEntries {
+		return nil, fmt.Errorf("fsm: Options.TailEntries is %d (1 to %d)", o.TailEntries, tailEntries)
+	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String()), onMark: o.OnMark, locate: o.Locate}
+	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String()), onMark: o.OnMark, locate: o.Locate, tailEntries: uint64(o.TailEntries)}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("opening the state of %s: %w", o.Group, err)
 	}
@@ -112,6 +126,7 @@ func (m *Machine) load() error {
 	m.digests.put(mem.meta.applied, mem.meta.digest)
 	m.requests.reset(mem.meta.youngest)
 	m.heads.reset()
+	m.tail = mem.tail
 	m.held = mem.txns
 	m.locks.replace(mem.txns.clone())
 	m.mu.Lock()
@@ -174,15 +189,12 @@ func (m *Machine) reader() (*mvcc.Reader, error) {
 func (m *Machine) Durable() (uint64, error) {
 	m.swap.RLock()
 	defer m.swap.RUnlock()
-	b, found, err := m.engine.DurableGet(m.group, mvcc.MetaKey(m.group))
-	if err != nil || !found {
+	r, err := m.engine.DurableReader(m.group)
+	if err != nil {
 		return 0, err
 	}
-	var on meta
-	if err := on.decode(b); err != nil {
-		return 0, err
-	}
-	return on.applied, nil
+	on, err := readMeta(r, m.group)
+	return on.applied, errors.Join(err, r.Close())
 }
 
 // Owned is the epoch of the last Own, and the partitions in order. The slice

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 )
 
@@ -30,11 +31,7 @@ func (m *Machine) Snapshot() (*Export, error) {
 	if err != nil {
 		return nil, err
 	}
-	var at meta
-	b, found, err := x.Get(mvcc.MetaKey(m.group))
-	if err == nil && found {
-		err = at.decode(b)
-	}
+	at, err := readMeta(x, m.group)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("snapshot of %s: %w", m.group, err), x.Close())
 	}
@@ -80,6 +77,9 @@ func (m *Machine) replace(i *Imported) error {
 	}
 	if err := m.load(); err != nil {
 		return fmt.Errorf("after installing a snapshot of %s: %w", m.group, err)
+	}
+	if mutant.On(mutant.RequestsLost) {
+		m.tail.answers, m.tail.at = nil, map[requestKey]piece{}
 	}
 	if m.Applied() != i.Applied {
 		return fmt.Errorf("the snapshot of %s says it is at %d, and is at %d: %w", m.group, i.Applied, m.Applied(), ErrDamaged)

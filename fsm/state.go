@@ -39,7 +39,7 @@ func decodeSmall(what string, b []byte, fields ...*uint64) error {
 	return nil
 }
 
-// meta is the machine's scalar state: one row, written with every batch.
+// meta is the machine's scalar state, in the row of each entry's tail.
 type meta struct {
 	applied  uint64
 	term     uint64          // of the entry at applied
@@ -49,14 +49,16 @@ type meta struct {
 	epoch    placement.Epoch // of the last Own
 	digest   uint64          // of every entry up to applied
 	youngest uint64          // largest time of a request ID that was recorded
+	sealed   uint64          // the last entry that sealed what was before it
+	before   uint64          // what was applied before the last entry
 }
 
 func (m *meta) append(dst []byte) []byte {
-	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest, m.youngest)
+	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest, m.youngest, m.sealed, m.before)
 }
 
 func (m *meta) decode(b []byte) error {
-	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest, &m.youngest)
+	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest, &m.youngest, &m.sealed, &m.before)
 }
 
 // view is what readers and writers look up in every operation. It is never
@@ -136,19 +138,38 @@ func (c *counts) decode(b []byte) error {
 
 // An answer is remembered under its request ID:
 //
-//	| format u8 = 1 | flags u8 | code u16 | version, time, created u64 | detail length u8 | detail | document |
+//	| flags u8 | version uvarint | time, created u64 | code u16 | detail length u8 | detail | document |
+//
+// The code and the detail are there if it is a refusal; the version is the
+// refusal's then. The document is what is left, if there is one.
 const (
-	answerFixed     = 1 + 1 + 2 + 3*8 + 1
 	answerCreated   = 1 << 0
 	answerHasDoc    = 1 << 1
+	answerRefused   = 1 << 2
+	answerFlags     = answerCreated | answerHasDoc | answerRefused
 	maxAnswerDetail = 255
 )
+
+// answerLen is how many bytes appendAnswer appends.
+func answerLen(r *Result, keepDoc bool) int {
+	n, version := 1+1+8+8, r.Wire.Version
+	if r.Wire.Error != nil {
+		version = r.Wire.Error.Version
+		n += 2 + 1 + min(len(r.Detail), maxAnswerDetail)
+	}
+	for ; version >= 0x80; version >>= 7 {
+		n++
+	}
+	if keepDoc {
+		n += len(r.Wire.Doc)
+	}
+	return n
+}
 
 // appendAnswer appends what a retry needs to get the same answer. keepDoc says
 // that the document cannot be had from the retry itself.
 func appendAnswer(dst []byte, r *Result, keepDoc bool) []byte {
 	var flags byte
-	var code wire.Code
 	version := r.Wire.Version
 	if r.Wire.Created {
 		flags |= answerCreated
@@ -158,16 +179,19 @@ func appendAnswer(dst []byte, r *Result, keepDoc bool) []byte {
 		flags |= answerHasDoc
 	}
 	if r.Wire.Error != nil {
-		code, version = r.Wire.Error.Code, r.Wire.Error.Version
+		flags |= answerRefused
+		version = r.Wire.Error.Version
 	}
-	detail := r.Detail[:min(len(r.Detail), maxAnswerDetail)]
-	dst = append(dst, smallFormat, flags)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
-	dst = binary.BigEndian.AppendUint64(dst, version)
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, version)
 	dst = binary.BigEndian.AppendUint64(dst, r.Wire.Time)
 	dst = binary.BigEndian.AppendUint64(dst, r.Wire.CreatedAt)
-	dst = append(dst, byte(len(detail)))
-	dst = append(dst, detail...)
+	if r.Wire.Error != nil {
+		detail := r.Detail[:min(len(r.Detail), maxAnswerDetail)]
+		dst = binary.BigEndian.AppendUint16(dst, uint16(r.Wire.Error.Code))
+		dst = append(dst, byte(len(detail)))
+		dst = append(dst, detail...)
+	}
 	if keepDoc {
 		dst = append(dst, r.Wire.Doc...)
 	}
@@ -176,31 +200,38 @@ func appendAnswer(dst []byte, r *Result, keepDoc bool) []byte {
 
 // decodeAnswer makes the result of a retry. The document is copied out of b.
 func decodeAnswer(b []byte, r *Result) error {
-	if len(b) > 0 && b[0] > smallFormat {
-		return fmt.Errorf("fsm: answer row of format %d: %w", b[0], ErrNewer)
+	if len(b) > 0 && b[0]&^answerFlags != 0 {
+		return fmt.Errorf("fsm: answer with flags %#x: %w", b[0], ErrNewer)
 	}
-	if len(b) < answerFixed || b[0] != smallFormat || len(b) < answerFixed+int(b[answerFixed-1]) {
-		return fmt.Errorf("fsm: answer row of %d bytes: %w", len(b), ErrDamaged)
+	in := tailReader{b: b}
+	flags := in.bytes(1)
+	version := in.uvarint(1<<64 - 1)
+	times := in.bytes(16)
+	if in.bad != nil {
+		return fmt.Errorf("fsm: answer of %d bytes: %w", len(b), in.bad)
 	}
-	if b[1]&^(answerCreated|answerHasDoc) != 0 {
-		return fmt.Errorf("fsm: answer row with flags %#x: %w", b[1], ErrNewer)
-	}
-	code, version := wire.Code(binary.BigEndian.Uint16(b[2:])), binary.BigEndian.Uint64(b[4:])
 	*r = Result{Wire: wire.WriteResult{
-		Time:      binary.BigEndian.Uint64(b[12:]),
-		CreatedAt: binary.BigEndian.Uint64(b[20:]),
-		Created:   b[1]&answerCreated != 0,
+		Time:      binary.BigEndian.Uint64(times),
+		CreatedAt: binary.BigEndian.Uint64(times[8:]),
+		Created:   flags[0]&answerCreated != 0,
 		Duplicate: true,
 	}}
-	if code == wire.CodeOK {
+	if flags[0]&answerRefused == 0 {
 		r.Wire.Version = version
 	} else {
-		r.Wire.Error = &wire.Error{Code: code, Version: version}
+		code, n := in.bytes(2), in.bytes(1)
+		if in.bad == nil {
+			r.Wire.Error = &wire.Error{Code: wire.Code(binary.BigEndian.Uint16(code)), Version: version}
+			r.Detail = string(in.bytes(int(n[0])))
+		}
 	}
-	end := answerFixed + int(b[answerFixed-1])
-	r.Detail = string(b[answerFixed:end])
-	if b[1]&answerHasDoc != 0 {
-		r.Wire.Doc = append([]byte{}, b[end:]...)
+	if flags[0]&answerHasDoc != 0 {
+		r.Wire.Doc = append([]byte{}, in.b...)
+	} else if len(in.b) > 0 {
+		in.fail(fmt.Sprintf("%d bytes after its end", len(in.b)))
+	}
+	if in.bad != nil {
+		return fmt.Errorf("fsm: answer of %d bytes: %w", len(b), in.bad)
 	}
 	return nil
 }
@@ -210,6 +241,7 @@ type memory struct {
 	meta   meta
 	view   *view
 	counts map[countKey]counts
+	tail   tail
 	txns   lockTable
 }
 
@@ -221,15 +253,11 @@ func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	mem = &memory{view: newView(), counts: map[countKey]counts{}}
-	b, found, err := r.Get(mvcc.MetaKey(g))
+	now, rows, err := readTail(r, g)
 	if err != nil {
 		return nil, err
 	}
-	if found {
-		if err := mem.meta.decode(b); err != nil {
-			return nil, err
-		}
-	}
+	mem.meta = now
 	each := func(k mvcc.Kind, fn func(key, value []byte) error) {
 		if err == nil {
 			start, end := mvcc.KindSpan(g, k)
@@ -249,6 +277,9 @@ func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
 		mem.counts[countKey{placement.PartitionID(n), placement.CollectionID(m)}] = c
 		return err
 	})
+	if err == nil {
+		err = mem.tail.load(rows, mem.counts)
+	}
 	each(mvcc.KindDropped, func(key, value []byte) error {
 		err := errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("dropped", value))
 		mem.view.dropped[placement.CollectionID(n)] = struct{}{}

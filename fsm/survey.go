@@ -254,13 +254,16 @@ func (r *run) state() error {
 	var stored meta
 	var n uint32
 	var v uint64
-	for _, kind := range []mvcc.Kind{mvcc.KindMeta, mvcc.KindOwned, mvcc.KindDropped, mvcc.KindHorizon} {
+	for _, kind := range []mvcc.Kind{mvcc.KindTail, mvcc.KindOwned, mvcc.KindDropped, mvcc.KindHorizon} {
 		start, end := mvcc.KindSpan(r.m.group, kind)
 		err := r.scan.Each(start, end, func(key, value []byte) error {
 			var err error
 			switch kind {
-			case mvcc.KindMeta:
-				err = stored.decode(value)
+			case mvcc.KindTail:
+				var t tailRow
+				if err = t.decode(value); err == nil && t.applied > stored.applied {
+					stored = t.meta
+				}
 			case mvcc.KindOwned:
 				err = errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("ownership", value, &v))
 				rows.own(placement.PartitionID(n), placement.Epoch(v))
@@ -334,9 +337,9 @@ func (r *run) strangers() error {
 		}
 		kind := mvcc.Kind(found[groupBytes])
 		switch kind {
-		case mvcc.KindMeta, mvcc.KindOwned, mvcc.KindDropped, mvcc.KindHorizon:
+		case mvcc.KindTail, mvcc.KindOwned, mvcc.KindDropped, mvcc.KindHorizon:
 			_, key = mvcc.KindSpan(r.m.group, kind)
-		case mvcc.KindDocument, mvcc.KindRequest, mvcc.KindCounts, mvcc.KindTxn:
+		case mvcc.KindDocument, mvcc.KindRequest, mvcc.KindAnswers, mvcc.KindCounts, mvcc.KindTxn:
 			if len(found) < groupBytes+1+4 {
 				r.fault(StatePartition, 0, "", "malformed key %x", found[groupBytes:])
 				key = append(bytes.Clone(found), 0)
@@ -359,7 +362,8 @@ func (r *run) strangers() error {
 	}
 }
 
-// partition takes one partition's rows: counts, documents, requests.
+// partition takes one partition's rows: counts, documents, requests. The mark
+// has sealed the group's tail, so none of it is elsewhere.
 func (r *run) partition(p placement.PartitionID) error {
 	r.begin(p)
 	r.byPart = map[countKey]counts{}
@@ -388,6 +392,14 @@ func (r *run) partition(p placement.PartitionID) error {
 	start, end = span(mvcc.KindRequest)
 	err = r.scan.Each(start, end, func(key, value []byte) error {
 		r.request(p, key, value)
+		return r.row(key, value)
+	})
+	if err != nil {
+		return err
+	}
+	start, end = span(mvcc.KindAnswers)
+	err = r.scan.Each(start, end, func(key, value []byte) error {
+		r.answers(p, key, value)
 		return r.row(key, value)
 	})
 	if err != nil {
@@ -570,23 +582,66 @@ func (r *run) walkAgain(p placement.PartitionID) error {
 	return nil
 }
 
-// request checks one remembered answer.
+// request checks one answer that is remembered in a row of its own.
 func (r *run) request(p placement.PartitionID, key, value []byte) {
-	r.out.Requests++
 	if len(key) != mvcc.RequestKeyLen {
+		r.out.Requests++
 		r.fault(p, 0, "", "malformed request ID %x", key[groupBytes:])
 		return
 	}
-	at := binary.BigEndian.Uint64(key[groupBytes+1+4:])
-	switch {
-	case hlc.Timestamp(at) < r.meta.requests:
-		r.fault(p, 0, "", "the answer to request %x is remembered, though its time %d is below the horizon %d", key[groupBytes+5:], at, r.meta.requests)
-	case at > r.meta.youngest:
-		r.fault(p, 0, "", "the answer to request %x is remembered, though its time %d is above the youngest known, %d", key[groupBytes+5:], at, r.meta.youngest)
+	k := requestKey(key[groupBytes+1:])
+	if hlc.Timestamp(k.time()) < r.meta.requests {
+		r.fault(p, 0, "", "the answer to request %x is remembered, though its time %d is below the horizon %d", k[4:], k.time(), r.meta.requests)
 	}
-	var answer Result
-	if err := decodeAnswer(value, &answer); err != nil {
-		r.fault(p, 0, "", "the answer to request %x: %v", key[groupBytes+5:], err)
+	answer, err := aloneAnswer(value)
+	if err != nil {
+		r.fault(p, 0, "", "the answer to request %x: %v", k[4:], err)
+	}
+	r.answer(p, &k, answer)
+}
+
+// answers checks a row of sealed ones. Some of them may be below the horizon:
+// the row goes when all are.
+func (r *run) answers(p placement.PartitionID, key, value []byte) {
+	_, last, first, index, err := mvcc.DecodeAnswersKey(key)
+	switch {
+	case err != nil:
+		r.fault(p, 0, "", "malformed key %x", key[groupBytes:])
+		return
+	case hlc.Timestamp(last) < r.meta.requests:
+		r.fault(p, 0, "", "answers are remembered though the last of them, of %d, is below the horizon %d", last, r.meta.requests)
+	case index > r.meta.applied:
+		r.fault(p, 0, "", "answers sealed by entry %d, which is not applied", index)
+	}
+	n := 0
+	var lo, hi requestKey
+	err = eachAnswer(p, value, func(k requestKey, answer []byte) error {
+		if n++; n == 1 {
+			lo = k
+		}
+		hi = k
+		r.answer(p, &k, answer)
+		return nil
+	})
+	switch {
+	case err != nil:
+		r.fault(p, 0, "", "key %x: %v", key[groupBytes:], err)
+	case n == 0 || lo.time() != first || hi.time() != last:
+		r.fault(p, 0, "", "key %x: there are %d answers from %d to %d", key[groupBytes:], n, lo.time(), hi.time())
+	}
+}
+
+// answer checks one answer and counts it, if it is not below the horizon.
+func (r *run) answer(p placement.PartitionID, k *requestKey, answer []byte) {
+	if hlc.Timestamp(k.time()) >= r.meta.requests {
+		r.out.Requests++
+	}
+	if k.time() > r.meta.youngest {
+		r.fault(p, 0, "", "the answer to request %x is remembered, though its time %d is above the youngest known, %d", k[4:], k.time(), r.meta.youngest)
+	}
+	var known Result
+	if err := decodeAnswer(answer, &known); err != nil {
+		r.fault(p, 0, "", "the answer to request %x: %v", k[4:], err)
 	}
 }
 
@@ -619,7 +674,24 @@ func (r *run) memoryOf(p placement.PartitionID, keys []countKey) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, now.Close()) }()
+	_, rows, err := readTail(now, m.group)
+	if err != nil {
+		return err
+	}
+	young := map[countKey]counts{} // not sealed
+	for i := range rows {
+		err := rows[i].each(func(k countKey, c counts) { young[k] = c }, func(requestKey, []byte) error { return nil })
+		if err != nil {
+			return err
+		}
+	}
 	for _, k := range keys {
+		if have, ok := young[k]; ok {
+			if have != m.counts[k] {
+				r.fault(p, k.collection, "", "counts in memory are %s, kept are %s", m.counts[k], have)
+			}
+			continue
+		}
 		b, found, err := now.Get(mvcc.AppendNumbered(nil, m.group, mvcc.KindCounts, uint32(k.partition), uint32(k.collection)))
 		if err != nil {
 			return err
@@ -653,8 +725,8 @@ func DescribeKey(rest []byte) KeyNames {
 	}
 	whole := append(make([]byte, groupBytes, groupBytes+len(rest)), rest...)
 	switch mvcc.Kind(rest[0]) {
-	case mvcc.KindMeta:
-		return KeyNames{What: "the group's clock, horizons and digest"}
+	case mvcc.KindTail:
+		return KeyNames{What: "what one of the last entries left: the group's clock, horizons and digest, counts, answers"}
 	case mvcc.KindOwned:
 		if mvcc.DecodeNumbered(whole, &p) == nil {
 			return KeyNames{What: fmt.Sprintf("the ownership of partition %d", p)}
@@ -678,6 +750,10 @@ func DescribeKey(rest []byte) KeyNames {
 	case mvcc.KindRequest:
 		if len(whole) == mvcc.RequestKeyLen {
 			return KeyNames{What: fmt.Sprintf("the answer to request %x of %s", rest[13:], hlc.Timestamp(binary.BigEndian.Uint64(rest[5:])))}
+		}
+	case mvcc.KindAnswers:
+		if _, last, first, _, err := mvcc.DecodeAnswersKey(whole); err == nil {
+			return KeyNames{What: fmt.Sprintf("the answers to requests of %s to %s", hlc.Timestamp(first), hlc.Timestamp(last))}
 		}
 	case mvcc.KindTxn:
 		if _, role, time, random, err := mvcc.DecodeTxnKey(whole); err == nil {

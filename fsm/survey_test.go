@@ -137,10 +137,10 @@ func TestSurveyFaults(t *testing.T) {
 			return errors.Join(b.Set(mvcc.AppendNumbered(nil, testGroup, mvcc.KindDropped, 5), appendSmall(nil)))
 		}, `state c0 "": what the replica has in memory (ownership, horizons, dropped collections, applied index) is not what it has stored`},
 		{"an old answer", func(b *mvcc.Batch) error {
-			return b.Set(mvcc.AppendRequestKey(nil, testGroup, 1, 40, &random), appendAnswer(nil, &Result{}, false))
+			return b.Set(mvcc.AppendRequestKey(nil, testGroup, 1, 40, &random), appendAnswer([]byte{smallFormat}, &Result{}, false))
 		}, `p1 c0 "": the answer to request 000000000000002800000000000000000000000000000000 is remembered, though its time 40 is below the horizon 50`},
 		{"an answer from the future", func(b *mvcc.Batch) error {
-			return b.Set(mvcc.AppendRequestKey(nil, testGroup, 1, 400, &random), appendAnswer(nil, &Result{}, false))
+			return b.Set(mvcc.AppendRequestKey(nil, testGroup, 1, 400, &random), appendAnswer([]byte{smallFormat}, &Result{}, false))
 		}, `is remembered, though its time 400 is above the youngest known, 103`},
 		{"counts of nothing", func(b *mvcc.Batch) error {
 			return b.Set(mvcc.AppendNumbered(nil, testGroup, mvcc.KindCounts, 1, 6), (&counts{docs: 1}).append(nil))

@@ -375,13 +375,10 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 // recordCommit remembers a commit under its request ID, in the entry of its effect.
 func (a *applier) recordCommit(k txnKey, c hlc.Timestamp) error {
 	id := wire.RequestID(k.id)
-	w := Write{Partition: k.partition, Item: wire.WriteItem{RequestID: id}}
 	r := Result{Wire: wire.WriteResult{Time: uint64(c)}}
-	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, k.partition, id.Time, &id.Random)
-	a.row = appendAnswer(a.row[:0], &r, false)
-	a.requests[requestKeyOf(&w)] = append([]byte(nil), a.row...)
+	// In a row of its own: readers ask for it (Decision).
 	a.noteID(k.id)
-	return a.set(a.key, a.row)
+	return a.rememberAlone(&id, k.partition, &r, false)
 }
 
 // noteID makes an ID one that was seen.

@@ -301,7 +301,10 @@ func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id
 	}
 	if found {
 		var known Result
-		err := decodeAnswer(b, &known)
+		b, err := aloneAnswer(b)
+		if err == nil {
+			err = decodeAnswer(b, &known)
+		}
 		return txn.Answer{State: txn.Committed, At: hlc.Timestamp(known.Wire.Time)}, err
 	}
 	_, found, err = r.Get(mvcc.AppendTxnKey(nil, m.group, home, mvcc.RoleAborted, id.Time, &id.Random))

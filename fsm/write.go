@@ -12,6 +12,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/update"
+	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -39,13 +40,7 @@ func (a *applier) write(c *Command, r *Result) error {
 	if !remember {
 		return nil
 	}
-	id := &w.Item.RequestID
-	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, w.Partition, id.Time, &id.Random)
-	a.row = appendAnswer(a.row[:0], r, keepDoc)
-	a.requests[requestKeyOf(w)] = append([]byte(nil), a.row...)
-	a.m.requests.add(id)
-	a.meta.youngest = max(a.meta.youngest, id.Time)
-	return a.set(a.key, a.row)
+	return a.remember(&w.Item.RequestID, w.Partition, r, keepDoc)
 }
 
 // decide finds the answer, and makes the effect. remember says whether a retry
@@ -120,28 +115,27 @@ func malformed(w *wire.WriteItem) (wire.Code, string) {
 	return wire.CodeOK, ""
 }
 
-func requestKeyOf(w *Write) (k requestKey) {
-	binary.BigEndian.PutUint32(k[:], uint32(w.Partition))
-	binary.BigEndian.PutUint64(k[4:], w.Item.RequestID.Time)
-	copy(k[12:], w.Item.RequestID.Random[:])
+func requestKeyOf(p placement.PartitionID, id *wire.RequestID) (k requestKey) {
+	binary.BigEndian.PutUint32(k[:], uint32(p))
+	binary.BigEndian.PutUint64(k[4:], id.Time)
+	copy(k[12:], id.Random[:])
 	return k
 }
+
+func (k *requestKey) partition() placement.PartitionID {
+	return placement.PartitionID(binary.BigEndian.Uint32(k[:]))
+}
+
+func (k *requestKey) time() uint64 { return binary.BigEndian.Uint64(k[4:]) }
 
 // known answers a retry with the first attempt's answer.
 func (a *applier) known(w *Write, r *Result) (bool, error) {
 	if a.m.requests.unseen(&w.Item.RequestID) || mutant.On(mutant.RetryRuns) {
 		return false, nil
 	}
-	answer, found := a.requests[requestKeyOf(w)]
-	if !found {
-		reader, err := a.read()
-		if err != nil {
-			return false, err
-		}
-		a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, w.Partition, w.Item.RequestID.Time, &w.Item.RequestID.Random)
-		if answer, found, err = reader.Get(a.key); err != nil || !found {
-			return false, err
-		}
+	answer, found, err := a.answerTo(w.Partition, &w.Item.RequestID)
+	if err != nil || !found {
+		return false, err
 	}
 	if err := decodeAnswer(answer, r); err != nil {
 		return false, err
@@ -249,7 +243,7 @@ func (a *applier) install(k countKey, id string, next *mvcc.Row, was prior) {
 		n.docs++
 		n.bytes += uint64(len(id) + len(next.Body))
 	}
-	a.dirty[k] = n
+	a.setCounts(k, n)
 
 	p := pending{newest: *next}
 	if was.inBatch {

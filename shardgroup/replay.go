@@ -36,6 +36,9 @@ func (g *Group) Replay(engine *mvcc.Engine) (*fsm.Machine, error) {
 		if err := g.logs.GetLog(i, &l); err != nil {
 			return nil, fmt.Errorf("shardgroup: replay %s: entry %d: %w", g.id, i, err)
 		}
+		if l.Type != raft.LogCommand && l.Type != raft.LogConfiguration {
+			continue // raft keeps it from the machine
+		}
 		e := fsm.Entry{Index: l.Index, Term: l.Term}
 		if l.Type == raft.LogCommand {
 			void, err := voidEntry(&l)
@@ -46,7 +49,7 @@ func (g *Group) Replay(engine *mvcc.Engine) (*fsm.Machine, error) {
 				e.Data = l.Data
 			}
 		}
-		if batch = append(batch, e); len(batch) == maxAppendEntries || i == applied {
+		if batch = append(batch, e); len(batch) == maxAppendEntries || i == applied { // which is no such entry
 			if _, err := m.Apply(batch); err != nil {
 				return nil, fmt.Errorf("shardgroup: replay %s up to entry %d: %w", g.id, i, err)
 			}

@@ -58,8 +58,10 @@ func (e *Engine) NewExport(g placement.GroupID) (*Export, error) {
 // Close lets go of the pinned tables.
 func (x *Export) Close() error { return x.r.Close() }
 
-// Get reads a row of the pinned state.
-func (x *Export) Get(key []byte) ([]byte, bool, error) { return x.r.Get(key) }
+// Each reads rows of the pinned state: see Reader.
+func (x *Export) Each(start, end []byte, fn func(key, value []byte) error) error {
+	return x.r.Each(start, end, fn)
+}
 
 // Size is the exact length of what WriteTo writes. It walks over the rows, but
 // does not read old versions' values.

@@ -238,7 +238,7 @@ func (i *Importer) takeRows(b []byte) error {
 			return fmt.Errorf("row %d is out of order: %w", i.rows, ErrDamaged)
 		}
 		i.last = append(i.last[:0], key...)
-		if mutant.On(mutant.RequestsLost) && Kind(key[groupBytes]) == KindRequest {
+		if mutant.On(mutant.RequestsLost) && (Kind(key[groupBytes]) == KindRequest || Kind(key[groupBytes]) == KindAnswers) {
 			i.rows++
 			continue
 		}

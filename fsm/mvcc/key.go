@@ -15,7 +15,7 @@ import (
 type Kind uint8
 
 const (
-	KindMeta     Kind = 0x01 // one row
+	KindTail     Kind = 0x01 // slot
 	KindOwned    Kind = 0x02 // partition
 	KindCounts   Kind = 0x03 // partition, collection
 	KindDropped  Kind = 0x04 // collection
@@ -26,6 +26,7 @@ const (
 	KindLock     Kind = 0x21 // reserved
 	KindTxn      Kind = 0x22 // partition, role, time, random
 	KindRequest  Kind = 0x30 // partition, time, random
+	KindAnswers  Kind = 0x31 // partition, last time, first time, index
 	KindMove     Kind = 0x40 // reserved: partition moves
 )
 
@@ -43,6 +44,7 @@ const (
 	escapedZero   = 0xff
 	terminator    = 0x01
 	RequestKeyLen = headerBytes + 4 + 8 + 16
+	AnswersKeyLen = headerBytes + 4 + 8 + 8 + 8
 	TxnKeyLen     = headerBytes + 4 + 1 + 8 + 16
 )
 
@@ -64,8 +66,13 @@ func KindSpan(g placement.GroupID, k Kind) (start, end []byte) {
 	return AppendHeader(nil, g, k), AppendHeader(nil, g, k+1)
 }
 
-// MetaKey is the key of a group's meta row.
-func MetaKey(g placement.GroupID) []byte { return AppendHeader(nil, g, KindMeta) }
+// TailSlots is how many rows a group's tail has at most.
+const TailSlots = 1024
+
+// AppendTailKey appends the key of what an entry left: a slot of a ring.
+func AppendTailKey(dst []byte, g placement.GroupID, index uint64) []byte {
+	return binary.BigEndian.AppendUint16(AppendHeader(dst, g, KindTail), uint16(index%TailSlots))
+}
 
 // AppendNumbered appends a key of up to two numbers after the header.
 func AppendNumbered(dst []byte, g placement.GroupID, k Kind, numbers ...uint32) []byte {
@@ -93,6 +100,40 @@ func AppendRequestKey(dst []byte, g placement.GroupID, p placement.PartitionID, 
 	dst = binary.BigEndian.AppendUint32(dst, uint32(p))
 	dst = binary.BigEndian.AppendUint64(dst, time)
 	return append(dst, random[:]...)
+}
+
+// AppendAnswersKey appends the key of a partition's answers that an entry
+// sealed: the largest time of a request in it and the smallest.
+func AppendAnswersKey(dst []byte, g placement.GroupID, p placement.PartitionID, last, first, index uint64) []byte {
+	dst = AppendNumbered(dst, g, KindAnswers, uint32(p))
+	dst = binary.BigEndian.AppendUint64(dst, last)
+	dst = binary.BigEndian.AppendUint64(dst, first)
+	return binary.BigEndian.AppendUint64(dst, index)
+}
+
+// DecodeAnswersKey takes such a key apart.
+func DecodeAnswersKey(key []byte) (p placement.PartitionID, last, first, index uint64, err error) {
+	if len(key) != AnswersKeyLen || Kind(key[groupBytes]) != KindAnswers {
+		return 0, 0, 0, 0, fmt.Errorf("%w: not of answers: %x", errKey, key)
+	}
+	rest := key[headerBytes:]
+	return placement.PartitionID(binary.BigEndian.Uint32(rest)), binary.BigEndian.Uint64(rest[4:]), binary.BigEndian.Uint64(rest[12:]), binary.BigEndian.Uint64(rest[20:]), nil
+}
+
+// AnswersFrom is a partition's sealed answers, those left out whose largest
+// time is below from.
+func AnswersFrom(g placement.GroupID, p placement.PartitionID, from uint64) (start, end []byte) {
+	start = AppendNumbered(nil, g, KindAnswers, uint32(p))
+	end = AppendEnd(nil, start)
+	return binary.BigEndian.AppendUint64(start, from), end
+}
+
+// AnswersSpan is a partition's sealed answers whose largest time is below the
+// horizon.
+func AnswersSpan(g placement.GroupID, p placement.PartitionID, below hlc.Timestamp) (start, end []byte) {
+	start = AppendNumbered(nil, g, KindAnswers, uint32(p))
+	end = AppendNumbered(nil, g, KindAnswers, uint32(p))
+	return start, binary.BigEndian.AppendUint64(end, uint64(below))
 }
 
 // RequestSpan is a partition's request records with a time below the horizon.

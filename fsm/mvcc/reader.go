@@ -3,7 +3,6 @@ package mvcc
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -86,6 +85,18 @@ func (r *Reader) Each(start, end []byte, fn func(key, value []byte) error) error
 			return err
 		}
 		if err := fn(r.it.Key(), v); err != nil {
+			return err
+		}
+	}
+	return r.it.Error()
+}
+
+// EachLazy calls fn with every key of [start, end), until it answers false.
+// Values are read only if asked for.
+func (r *Reader) EachLazy(start, end []byte, fn func(key []byte, value func() ([]byte, error)) (more bool, err error)) error {
+	for ok := r.it.SeekGE(start); ok && bytes.Compare(r.it.Key(), end) < 0; ok = r.it.Next() {
+		r.Keys++
+		if more, err := fn(r.it.Key(), r.it.ValueAndErr); err != nil || !more {
 			return err
 		}
 	}
@@ -226,13 +237,7 @@ func (r *Reader) row() (Row, error) {
 	return row, nil
 }
 
-// DurableGet reads a row as it would be found after a crash now.
-func (e *Engine) DurableGet(g placement.GroupID, key []byte) (value []byte, found bool, err error) {
-	r, err := e.newReader(g, &pebble.IterOptions{OnlyReadGuaranteedDurable: true})
-	if err != nil {
-		return nil, false, err
-	}
-	v, found, err := r.Get(key)
-	value = append(value, v...)
-	return value, found, errors.Join(err, r.Close())
+// DurableReader reads what would be found after a crash now.
+func (e *Engine) DurableReader(g placement.GroupID) (*Reader, error) {
+	return e.newReader(g, &pebble.IterOptions{OnlyReadGuaranteedDurable: true})
 }

@@ -310,7 +310,7 @@ func TestStreamFormat(t *testing.T) {
 	e := testEngine(t, false)
 	b := e.NewBatch(100)
 	b.SetDocument(AppendTime(AppendDocument(nil, 3, 1, 2, "a"), 5), &Row{Version: 1, Created: 5, Body: []byte{0x80}})
-	if err := b.Set(MetaKey(3), []byte{1, 2, 3}); err != nil {
+	if err := b.Set(AppendHeader(nil, 3, KindTail), []byte{1, 2, 3}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(b.Commit(false), b.Close()); err != nil {
@@ -559,9 +559,15 @@ func TestSharedFlush(t *testing.T) {
 			g := placement.GroupID(i + 1)
 			for n := range 20 {
 				b := e.NewBatch(10)
-				err := errors.Join(b.Set(MetaKey(g), []byte{byte(n)}), b.Commit(false), b.Close(), e.Flush())
-				v, found, err2 := e.DurableGet(g, MetaKey(g))
-				if err = errors.Join(err, err2); err == nil && (!found || v[0] != byte(n)) {
+				err := errors.Join(b.Set(AppendTailKey(nil, g, 0), []byte{byte(n)}), b.Commit(false), b.Close(), e.Flush())
+				r, err2 := e.DurableReader(g)
+				if err2 != nil {
+					errs <- err2
+					return
+				}
+				v, found, err2 := r.Get(AppendTailKey(nil, g, 0))
+				v = bytes.Clone(v)
+				if err = errors.Join(err, err2, r.Close()); err == nil && (!found || v[0] != byte(n)) {
 					err = fmt.Errorf("%s: flushed %d, durable is %v", g, n, v)
 				}
 				if err != nil {
@@ -589,7 +595,7 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := e.NewBatch(10)
-	if err := errors.Join(b.Set(MetaKey(1), nil), e.Close(), e.Close()); err != nil {
+	if err := errors.Join(b.Set(AppendTailKey(nil, 1, 0), nil), e.Close(), e.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = e.NewReader(1, false)

@@ -21,7 +21,8 @@ import (
 //	1  the log was a storage engine
 //	2  the log is segment files (shardgroup/seglog)
 //	3  the placement group remembers requests (placement/answers.go)
-const formatVersion = 3
+//	4  answers and counts are sealed in rows for many (fsm/tail.go)
+const formatVersion = 4
 
 // Files and folders of a data directory:
 //

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,12 +68,12 @@ func TestDataDirRefusals(t *testing.T) {
 		}, "n1", "use a newer idb"},
 		{"older", func(t *testing.T, dir string) {
 			d := make1(t, dir)
-			d.id.Format = 1
+			d.id.Format = formatVersion - 1
 			if err := d.writeJSON(fileIdentity, d.id); err != nil {
 				t.Fatal(err)
 			}
 			d.Close()
-		}, "n1", "has format 1 and this idb"},
+		}, "n1", fmt.Sprintf("has format %d and this idb", formatVersion-1)},
 		{"damaged", func(t *testing.T, dir string) {
 			make1(t, dir).Close()
 			if err := os.WriteFile(filepath.Join(dir, fileIdentity), []byte("{"), 0o644); err != nil {

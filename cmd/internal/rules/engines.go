@@ -25,6 +25,10 @@ type enginePool struct {
 
 const runsPerEngine = 256
 
+// tailEntries is how often machines seal what entries have left: a run has few
+// entries.
+const tailEntries = 6
+
 func newEnginePool() *enginePool { return &enginePool{} }
 
 // take answers engines for so many nodes, and groups group IDs from the one
@@ -74,7 +78,7 @@ type row struct{ key, value []byte }
 func openShard(e *mvcc.Engine, g placement.GroupID) (*shardMachine, error) {
 	s := &shardMachine{engine: e, group: g}
 	var err error
-	s.m, err = fsm.Open(fsm.Options{Group: g, Engine: e})
+	s.m, err = fsm.Open(fsm.Options{Group: g, Engine: e, TailEntries: tailEntries})
 	return s, err
 }
 
@@ -153,7 +157,7 @@ func (s *shardMachine) Crash(spare bool) error {
 		}
 	}
 	var err error
-	s.m, err = fsm.Open(fsm.Options{Group: s.group, Engine: s.engine})
+	s.m, err = fsm.Open(fsm.Options{Group: s.group, Engine: s.engine, TailEntries: tailEntries})
 	return err
 }
 

@@ -1,0 +1,508 @@
+package fsm
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+// What an entry changes beside documents is small and scattered: the scalar
+// state, some counts, an answer for each request. It is one row per entry, the
+// entry's tail:
+//
+//	| format u8 | applied, term, clock, ceiling, requests, epoch, digest, youngest, sealed, before u64
+//	| counts uvarint | that many: partition, collection, documents, bytes, rows uvarint
+//	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer |
+//
+// From time to time an entry seals: all counts and answers since the last seal
+// are written to rows of their own, sorted, by partition. What is between the
+// seal (excluded) and the applied index is the tail of the group: memory
+// repeats it, and takes it from the rows when the machine is opened. Their keys
+// are the slots of a ring, so rows of sealed entries are written over and need
+// not be deleted. "before" is the applied index before the entry: a row that
+// is missing is noticed.
+//
+// Which entries seal follows from the log, not from the replica.
+const (
+	tailFormat = 1
+	tailFields = 10
+	tailFixed  = 1 + 8*tailFields
+	// tailEntries is how many indexes a tail covers at most: every row in it has
+	// a slot of its own.
+	tailEntries = mvcc.TailSlots
+	// tailAnswers is about how many answers a tail has at most; one entry's may
+	// come on top.
+	tailAnswers = 4096
+	// maxTailAnswer is the longest answer that goes into a tail. A longer one (a
+	// document that the retry does not bring) has a row of its own.
+	maxTailAnswer = 512
+)
+
+// tail is the group's tail in memory. It is of what the entry under way has
+// left, too.
+type tail struct {
+	answers []byte                // encoded as in the rows, one after the other
+	at      map[requestKey]piece  // where in answers
+	counts  map[countKey]struct{} // which counts were changed
+}
+
+// piece is a part of a buffer.
+type piece struct{ start, end int }
+
+func (t *tail) reset() {
+	if cap(t.answers) > 1<<20 {
+		t.answers = nil
+	}
+	t.answers = t.answers[:0]
+	if len(t.at) > 2*tailAnswers || t.at == nil {
+		t.at, t.counts = map[requestKey]piece{}, map[countKey]struct{}{}
+	}
+	clear(t.at)
+	clear(t.counts)
+}
+
+// add encodes an answer, and says where it is encoded.
+func (t *tail) add(k requestKey, r *Result, keepDoc bool) piece {
+	start := len(t.answers)
+	t.answers = binary.AppendUvarint(t.answers, uint64(binary.BigEndian.Uint32(k[:])))
+	t.answers = append(t.answers, k[4:]...)
+	t.answers = binary.AppendUvarint(t.answers, uint64(answerLen(r, keepDoc)))
+	at := len(t.answers)
+	t.answers = appendAnswer(t.answers, r, keepDoc)
+	t.at[k] = piece{at, len(t.answers)}
+	return piece{start, len(t.answers)}
+}
+
+// find is the answer to a request of the tail.
+func (t *tail) find(k requestKey) (answer []byte, found bool) {
+	p, found := t.at[k]
+	return t.answers[p.start:p.end], found
+}
+
+// appendTailCounts appends one of a tail row's counts.
+func appendTailCounts(dst []byte, k countKey, c counts) []byte {
+	for _, v := range [...]uint64{uint64(k.partition), uint64(k.collection), c.docs, c.bytes, c.rows} {
+		dst = binary.AppendUvarint(dst, v)
+	}
+	return dst
+}
+
+// tailReader takes a row of the tail apart, or one of sealed answers.
+type tailReader struct {
+	b   []byte
+	bad error
+}
+
+func (r *tailReader) fail(what string) {
+	if r.bad == nil {
+		r.bad = fmt.Errorf("%s: %w", what, ErrDamaged)
+	}
+	r.b = nil
+}
+
+func (r *tailReader) uvarint(limit uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > limit || n > 1 && r.b[n-1] == 0 {
+		r.fail("bad number")
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *tailReader) bytes(n int) []byte {
+	if n > len(r.b) {
+		r.fail("it ends too soon")
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+// count reads how many things of at least min bytes follow.
+func (r *tailReader) count(min int) int {
+	return int(r.uvarint(uint64(len(r.b) / min)))
+}
+
+// answer reads one; the partition is in front of it in a tail's row only.
+func (r *tailReader) answer(p *placement.PartitionID, k *requestKey) (answer []byte) {
+	if p == nil {
+		binary.BigEndian.PutUint32(k[:], uint32(r.uvarint(1<<32-1)))
+	} else {
+		binary.BigEndian.PutUint32(k[:], uint32(*p))
+	}
+	copy(k[4:], r.bytes(len(k)-4))
+	return r.bytes(int(r.uvarint(uint64(len(r.b)))))
+}
+
+// tailRow is a row of the tail, taken apart. Its lists are parts of the row.
+type tailRow struct {
+	meta
+	rest []byte
+}
+
+func (t *tailRow) decode(b []byte) error {
+	if len(b) > 0 && b[0] > tailFormat {
+		return fmt.Errorf("fsm: tail row of format %d: %w", b[0], ErrNewer)
+	}
+	if len(b) < tailFixed+2 || b[0] != tailFormat {
+		return fmt.Errorf("fsm: tail row of %d bytes: %w", len(b), ErrDamaged)
+	}
+	err := t.meta.decode(b[:tailFixed])
+	if err == nil && (t.before >= t.applied || t.sealed > t.applied) {
+		err = fmt.Errorf("fsm: tail row of entry %d, after %d, sealed at %d: %w", t.applied, t.before, t.sealed, ErrDamaged)
+	}
+	t.rest = b[tailFixed:]
+	return err
+}
+
+// each goes over what the row's entry left.
+func (t *tailRow) each(count func(countKey, counts), answer func(requestKey, []byte) error) error {
+	r := tailReader{b: t.rest}
+	for range r.count(5) {
+		k := countKey{placement.PartitionID(r.uvarint(1<<32 - 1)), placement.CollectionID(r.uvarint(1<<32 - 1))}
+		c := counts{docs: r.uvarint(1<<64 - 1), bytes: r.uvarint(1<<64 - 1), rows: r.uvarint(1<<64 - 1)}
+		if r.bad == nil {
+			count(k, c)
+		}
+	}
+	for range r.count(1 + 8 + 16 + 1) {
+		var k requestKey
+		a := r.answer(nil, &k)
+		if r.bad == nil {
+			r.bad = answer(k, a)
+		}
+	}
+	if r.bad == nil && len(r.b) > 0 {
+		r.fail(fmt.Sprintf("%d bytes after its end", len(r.b)))
+	}
+	if r.bad != nil {
+		return fmt.Errorf("fsm: tail row of entry %d: %w", t.applied, r.bad)
+	}
+	return nil
+}
+
+// rowSource is what a tail is read from.
+type rowSource interface {
+	Each(start, end []byte, fn func(key, value []byte) error) error
+}
+
+// readMeta is the newest scalar state in the rows.
+func readMeta(src rowSource, g placement.GroupID) (newest meta, err error) {
+	start, end := mvcc.KindSpan(g, mvcc.KindTail)
+	err = src.Each(start, end, func(_, value []byte) error {
+		var t tailRow
+		if err := t.decode(value); err != nil {
+			return err
+		}
+		if t.applied > newest.applied {
+			newest = t.meta
+		}
+		return nil
+	})
+	return newest, err
+}
+
+// readTail reads the scalar state and what is not sealed of the entries up to
+// it, in their order.
+func readTail(src rowSource, g placement.GroupID) (newest meta, rows []tailRow, err error) {
+	start, end := mvcc.KindSpan(g, mvcc.KindTail)
+	err = src.Each(start, end, func(key, value []byte) error {
+		var t tailRow
+		if err := t.decode(value); err != nil {
+			return err
+		}
+		if !bytes.Equal(key, mvcc.AppendTailKey(nil, g, t.applied)) {
+			return fmt.Errorf("fsm: the tail row of entry %d lies at %x: %w", t.applied, key, ErrDamaged)
+		}
+		if t.applied > newest.applied {
+			newest = t.meta
+		}
+		t.rest = bytes.Clone(t.rest)
+		rows = append(rows, t)
+		return nil
+	})
+	if err != nil {
+		return meta{}, nil, err
+	}
+	rows = slices.DeleteFunc(rows, func(t tailRow) bool { return t.applied <= newest.sealed })
+	slices.SortFunc(rows, func(a, b tailRow) int { return cmp.Compare(a.applied, b.applied) })
+	before := newest.sealed
+	for i := range rows {
+		if rows[i].before != before {
+			return meta{}, nil, fmt.Errorf("fsm: the tail row of entry %d follows %d, and the one before it is of %d: %w", rows[i].applied, rows[i].before, before, ErrDamaged)
+		}
+		before = rows[i].applied
+	}
+	return newest, rows, nil
+}
+
+// load takes the rows into memory; counts are laid over those that are sealed.
+func (t *tail) load(rows []tailRow, kept map[countKey]counts) error {
+	t.reset()
+	for i := range rows {
+		err := rows[i].each(func(k countKey, c counts) {
+			t.counts[k] = struct{}{}
+			if c == (counts{}) {
+				delete(kept, k)
+			} else {
+				kept[k] = c
+			}
+		}, func(k requestKey, answer []byte) error {
+			t.answers = binary.AppendUvarint(t.answers, uint64(binary.BigEndian.Uint32(k[:])))
+			t.answers = append(t.answers, k[4:]...)
+			t.answers = binary.AppendUvarint(t.answers, uint64(len(answer)))
+			at := len(t.answers)
+			t.answers = append(t.answers, answer...)
+			t.at[k] = piece{at, len(t.answers)}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The applier's side.
+
+// setCounts changes kept counts.
+func (a *applier) setCounts(k countKey, n counts) {
+	a.dirty[k] = n
+	a.touched = append(a.touched, k)
+	a.m.tail.counts[k] = struct{}{}
+}
+
+// remember keeps the answer to a request, until its horizon has passed.
+func (a *applier) remember(id *wire.RequestID, p placement.PartitionID, r *Result, keepDoc bool) error {
+	a.m.requests.add(id)
+	a.meta.youngest = max(a.meta.youngest, id.Time)
+	if answerLen(r, keepDoc) > maxTailAnswer {
+		return a.rememberAlone(id, p, r, keepDoc)
+	}
+	at := a.m.tail.add(requestKeyOf(p, id), r, keepDoc)
+	a.answered++
+	a.fold(opState, nil, uint64(at.end-at.start))
+	_, _ = a.digest.Write(a.m.tail.answers[at.start:at.end])
+	return nil
+}
+
+// rememberAlone keeps it in a row of its own, where everybody finds it.
+func (a *applier) rememberAlone(id *wire.RequestID, p placement.PartitionID, r *Result, keepDoc bool) error {
+	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, p, id.Time, &id.Random)
+	a.row = appendAnswer(append(a.row[:0], smallFormat), r, keepDoc)
+	a.requests[requestKeyOf(p, id)] = bytes.Clone(a.row[1:])
+	return a.set(a.key, a.row)
+}
+
+// answerTo looks for the answer to a request.
+func (a *applier) answerTo(p placement.PartitionID, id *wire.RequestID) (answer []byte, found bool, err error) {
+	k := requestKeyOf(p, id)
+	if answer, found = a.m.tail.find(k); found {
+		return answer, true, nil
+	}
+	if answer, found = a.requests[k]; found {
+		return answer, true, nil
+	}
+	reader, err := a.read()
+	if err != nil {
+		return nil, false, err
+	}
+	return storedAnswer(reader, a.m.group, p, id)
+}
+
+// storedAnswer looks for it in the rows, those of the tail left out.
+func storedAnswer(r *mvcc.Reader, g placement.GroupID, p placement.PartitionID, id *wire.RequestID) (answer []byte, found bool, err error) {
+	row, found, err := r.Get(mvcc.AppendRequestKey(nil, g, p, id.Time, &id.Random))
+	if err != nil {
+		return nil, false, err
+	}
+	if found {
+		answer, err = aloneAnswer(row)
+		return bytes.Clone(answer), err == nil, err
+	}
+	want := requestKeyOf(p, id)
+	start, end := mvcc.AnswersFrom(g, p, id.Time)
+	err = r.EachLazy(start, end, func(key []byte, value func() ([]byte, error)) (more bool, err error) {
+		if _, _, first, _, err := mvcc.DecodeAnswersKey(key); err != nil || first > id.Time {
+			return true, err
+		}
+		b, err := value()
+		if err != nil {
+			return false, err
+		}
+		err = eachAnswer(p, b, func(k requestKey, x []byte) error {
+			if k == want {
+				answer, found = bytes.Clone(x), true
+			}
+			return nil
+		})
+		return !found, err
+	})
+	return answer, found, err
+}
+
+// aloneAnswer is the answer in a row of its own.
+func aloneAnswer(row []byte) ([]byte, error) {
+	switch {
+	case len(row) == 0:
+		return nil, fmt.Errorf("fsm: empty answer row: %w", ErrDamaged)
+	case row[0] > smallFormat:
+		return nil, fmt.Errorf("fsm: answer row of format %d: %w", row[0], ErrNewer)
+	case row[0] != smallFormat:
+		return nil, fmt.Errorf("fsm: answer row of format %d: %w", row[0], ErrDamaged)
+	}
+	return row[1:], nil
+}
+
+// Sealed answers of one partition are in one row, in order of time and random:
+//
+//	| format u8 = 1 | count uvarint | that many: time u64 | random 16 | length uvarint | answer |
+//
+// The key has the largest time, by which the row is forgotten, and the smallest.
+
+// eachAnswer goes over a row of sealed answers. They are parts of it.
+func eachAnswer(p placement.PartitionID, row []byte, fn func(requestKey, []byte) error) error {
+	if len(row) > 0 && row[0] > tailFormat {
+		return fmt.Errorf("fsm: sealed answers of format %d: %w", row[0], ErrNewer)
+	}
+	if len(row) == 0 || row[0] != tailFormat {
+		return fmt.Errorf("fsm: sealed answers of %d bytes: %w", len(row), ErrDamaged)
+	}
+	r := tailReader{b: row[1:]}
+	var last requestKey
+	for range r.count(8 + 16 + 1) {
+		var k requestKey
+		answer := r.answer(&p, &k)
+		if r.bad == nil && bytes.Compare(last[:], k[:]) >= 0 {
+			r.fail("out of order")
+		}
+		if last = k; r.bad == nil {
+			r.bad = fn(k, answer)
+		}
+	}
+	if r.bad == nil && len(r.b) > 0 {
+		r.fail(fmt.Sprintf("%d bytes after its end", len(r.b)))
+	}
+	if r.bad != nil {
+		return fmt.Errorf("fsm: sealed answers: %w", r.bad)
+	}
+	return nil
+}
+
+// endEntry writes the entry's tail. It says whether the entry sealed what was
+// before it: the batch must be committed then, for lookups go to the rows.
+func (a *applier) endEntry(seal bool) (sealed bool, err error) {
+	t := &a.m.tail
+	sealed = seal || a.meta.applied-a.meta.sealed >= a.m.tailEntries || len(t.at) >= tailAnswers
+	touched, answers, answered := a.touched, t.answers[a.tailStart:], a.answered
+	if sealed {
+		if err := a.seal(); err != nil {
+			return false, err
+		}
+		a.meta.sealed = a.meta.applied
+		touched, answers, answered = nil, nil, 0
+	}
+	slices.SortFunc(touched, countKey.compare)
+	touched = slices.Compact(touched)
+	a.row = a.meta.append(a.row[:0])
+	a.row = binary.AppendUvarint(a.row, uint64(len(touched)))
+	for _, k := range touched {
+		a.row = appendTailCounts(a.row, k, a.countsOf(k))
+	}
+	a.row = binary.AppendUvarint(a.row, uint64(answered))
+	a.row = append(a.row, answers...)
+	a.key = mvcc.AppendTailKey(a.key[:0], a.m.group, a.meta.applied)
+	if sealed {
+		t.reset()
+	}
+	a.touched, a.tailStart, a.answered = a.touched[:0], len(t.answers), 0
+	return sealed, a.writer().Set(a.key, a.row)
+}
+
+// seal writes the tail's counts and answers to rows of their own. Nothing of
+// it is folded into the digest: it follows from what is.
+func (a *applier) seal() error {
+	t := &a.m.tail
+	b := a.writer()
+	for k := range t.counts {
+		a.key = mvcc.AppendNumbered(a.key[:0], a.m.group, mvcc.KindCounts, uint32(k.partition), uint32(k.collection))
+		var err error
+		if c := a.countsOf(k); c == (counts{}) {
+			err = b.Delete(a.key)
+		} else {
+			a.row = c.append(a.row[:0])
+			err = b.Set(a.key, a.row)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	keys := make([]requestKey, 0, len(t.at))
+	for k := range t.at {
+		if hlc.Timestamp(k.time()) >= a.meta.requests {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(x, y requestKey) int { return bytes.Compare(x[:], y[:]) })
+	for len(keys) > 0 {
+		n := 1
+		for n < len(keys) && keys[n].partition() == keys[0].partition() {
+			n++
+		}
+		a.row = binary.AppendUvarint(append(a.row[:0], tailFormat), uint64(n))
+		for _, k := range keys[:n] {
+			answer, _ := t.find(k)
+			a.row = append(a.row, k[4:]...)
+			a.row = binary.AppendUvarint(a.row, uint64(len(answer)))
+			a.row = append(a.row, answer...)
+		}
+		a.key = mvcc.AppendAnswersKey(a.key[:0], a.m.group, keys[0].partition(), keys[n-1].time(), keys[0].time(), a.meta.applied)
+		if err := b.Set(a.key, a.row); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// Remembered counts the answers that are kept, by reading them. Nothing may be
+// applied meanwhile.
+func (m *Machine) Remembered() (n int, err error) {
+	r, err := m.reader()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	now, rows, err := readTail(r, m.group)
+	if err != nil {
+		return 0, err
+	}
+	count := func(k requestKey, _ []byte) error {
+		if hlc.Timestamp(k.time()) >= now.requests {
+			n++
+		}
+		return nil
+	}
+	for i := range rows {
+		if err := rows[i].each(func(countKey, counts) {}, count); err != nil {
+			return 0, err
+		}
+	}
+	start, end := mvcc.KindSpan(m.group, mvcc.KindAnswers)
+	err = r.Each(start, end, func(_, value []byte) error { return eachAnswer(0, value, count) })
+	if err != nil {
+		return 0, err
+	}
+	start, end = mvcc.KindSpan(m.group, mvcc.KindRequest)
+	return n, r.Each(start, end, func(_, _ []byte) error { n++; return nil })
+}

@@ -1,0 +1,330 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
+)
+
+type namedRow struct {
+	name  string
+	value []byte
+}
+
+// writtenTail is what a few entries leave: a tail's row, then one that seals,
+// and what it seals.
+func writtenTail(t *testing.T) (rows []namedRow) {
+	r := newReplica(t, nil)
+	put := func(n uint64, p placement.PartitionID, id string, op wire.WriteOp) Command {
+		return Command{Time: hlc.Timestamp(100 + n), Write: &Write{Partition: p, Epoch: 1, Collection: 5, Item: wire.WriteItem{
+			RequestID: request(100+n, n), Op: op, ID: id, Body: []byte{0x80},
+		}}}
+	}
+	r.mustApply(
+		mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1, 270}}}),
+		mustEntry(t, 2, put(1, 270, "a", wire.OpPut), put(2, 1, "b", wire.OpPut), put(3, 1, "b", wire.OpInsert)),
+		mustEntry(t, 3, Command{Mark: &Mark{To: 1}}),
+	)
+	rd, err := r.engine.NewReader(testGroup, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []mvcc.Kind{mvcc.KindTail, mvcc.KindAnswers} {
+		start, end := mvcc.KindSpan(testGroup, kind)
+		err = errors.Join(err, rd.Each(start, end, func(key, value []byte) error {
+			rows = append(rows, namedRow{fmt.Sprintf("of key %x", key[4:]), bytes.Clone(value)})
+			return nil
+		}))
+	}
+	if err = errors.Join(err, rd.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 5 { // of three entries and two partitions
+		t.Fatalf("%d rows", len(rows))
+	}
+	return rows
+}
+
+// readAgain decodes a tail's row and encodes what it says.
+func readAgain(b []byte) ([]byte, error) {
+	var t tailRow
+	if err := t.decode(b); err != nil {
+		return nil, err
+	}
+	out := t.append(nil)
+	var head, body []byte
+	counted, answered := uint64(0), uint64(0)
+	err := t.each(func(k countKey, c counts) {
+		counted++
+		head = appendTailCounts(head, k, c)
+	}, func(k requestKey, answer []byte) error {
+		answered++
+		body = binary.AppendUvarint(body, uint64(k.partition()))
+		body = append(body, k[4:]...)
+		body = binary.AppendUvarint(body, uint64(len(answer)))
+		body = append(body, answer...)
+		return nil
+	})
+	out = append(binary.AppendUvarint(out, counted), head...)
+	return append(binary.AppendUvarint(out, answered), body...), err
+}
+
+func TestTailRoundTrip(t *testing.T) {
+	for _, r := range writtenTail(t) {
+		if r.value[0] != tailFormat {
+			t.Errorf("%s has format %d", r.name, r.value[0])
+		}
+		read := func(b []byte) error {
+			if strings.HasPrefix(r.name, "of key 31") {
+				return eachAnswer(1, b, func(requestKey, []byte) error { return nil })
+			}
+			again, err := readAgain(b)
+			if err == nil && !bytes.Equal(again, b) {
+				t.Errorf("%s: %x came back as %x", r.name, b, again)
+			}
+			return err
+		}
+		if err := read(r.value); err != nil {
+			t.Errorf("%s: %v", r.name, err)
+		}
+		for n := range r.value {
+			if err := read(r.value[:n]); !errors.Is(err, ErrDamaged) {
+				t.Errorf("%s, the first %d of %d bytes: %v", r.name, n, len(r.value), err)
+			}
+		}
+		if err := read(append(bytes.Clone(r.value), 0)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s with a byte more: %v", r.name, err)
+		}
+		r.value[0]++
+		if err := read(r.value); !errors.Is(err, ErrNewer) {
+			t.Errorf("%s of a newer format: %v", r.name, err)
+		}
+	}
+}
+
+func FuzzDecodeTail(f *testing.F) {
+	row := (&meta{applied: 9, before: 8, sealed: 3}).append(nil)
+	f.Add(append(row, 0, 0))
+	row = appendTailCounts(append(row, 1), countKey{270, 5}, counts{1, 2, 3})
+	row = append(append(row, 1, 1), make([]byte, 24)...)
+	f.Add(append(row, 2, 7, 7))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if again, err := readAgain(b); err == nil && !bytes.Equal(again, b) {
+			t.Errorf("%x came back as %x", b, again)
+		}
+	})
+}
+
+func FuzzDecodeSealed(f *testing.F) {
+	f.Add([]byte{tailFormat, 0})
+	f.Add(append([]byte{tailFormat, 1, 1}, append(make([]byte, 23), 2, 7, 7)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var n uint64
+		var body []byte
+		err := eachAnswer(7, b, func(k requestKey, answer []byte) error {
+			n++
+			body = append(body, k[4:]...)
+			body = binary.AppendUvarint(body, uint64(len(answer)))
+			body = append(body, answer...)
+			return nil
+		})
+		if again := append(binary.AppendUvarint([]byte{tailFormat}, n), body...); err == nil && !bytes.Equal(again, b) {
+			t.Errorf("%x came back as %x", b, again)
+		}
+	})
+}
+
+func FuzzDecodeAnswer(f *testing.F) {
+	f.Add(appendAnswer(nil, &Result{Wire: wire.WriteResult{Version: 4, Time: 5, CreatedAt: 6, Created: true, Doc: []byte{0x80}}}, true))
+	f.Add(appendAnswer(nil, &Result{Wire: wire.WriteResult{Error: &wire.Error{Code: wire.CodeUpdateFailed, Version: 4}}, Detail: "why"}, false))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r Result
+		if decodeAnswer(b, &r) != nil {
+			return
+		}
+		if again := appendAnswer(nil, &r, true); !bytes.Equal(again, b) {
+			t.Errorf("%x came back as %x", b, again)
+		}
+		if n := answerLen(&r, true); n != len(b) {
+			t.Errorf("%d bytes were taken for %d", len(b), n)
+		}
+	})
+}
+
+// TestAnswersSurvive asks again for every answer: of the tail, sealed, in rows
+// of their own; later in the same machine, after a restart, and in a copy;
+// before and after a horizon.
+func TestAnswersSurvive(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 11))
+		r := newReplica(t, nil)
+		index := uint64(1)
+		r.mustApply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1, 2, 3}}}))
+		big := body(t, `{"$set":{"big":"`+strings.Repeat("y", maxTailAnswer)+`"}}`)
+		type asked struct {
+			c     Command
+			first wire.WriteResult
+		}
+		var all []asked
+		horizon, clock := uint64(0), uint64(1000)
+		ask := func(again bool, as ...asked) {
+			t.Helper()
+			var cs []Command
+			for _, a := range as {
+				cs = append(cs, a.c)
+			}
+			index++
+			for i, res := range r.mustApply(mustEntry(t, index, cs...))[0] {
+				got, want := res.Wire, as[i].first
+				switch {
+				case as[i].c.Write.Item.RequestID.Time < horizon:
+					if got.Error == nil || got.Error.Code != wire.CodeOutcomeExpired {
+						t.Fatalf("seed %d: an expired request was answered with %+v", seed, got)
+					}
+				case again:
+					want.Duplicate = true
+					if a, b := fmt.Sprintf("%+v %+v", want.Error, got.Error), fmt.Sprintf("%+v %+v", got.Error, got.Error); a != b {
+						t.Fatalf("seed %d: the first answer was %+v, the next %+v", seed, want.Error, got.Error)
+					}
+					got.Error, want.Error = nil, nil
+					if a, b := fmt.Sprintf("%+v", want), fmt.Sprintf("%+v", got); a != b {
+						t.Fatalf("seed %d: the first answer was %s, the next %s", seed, a, b)
+					}
+				case got.Duplicate:
+					t.Fatalf("seed %d: a new request was answered as an old one: %+v", seed, got)
+				default:
+					as[i].first = got
+				}
+			}
+		}
+		for range 120 {
+			var as []asked
+			for range 1 + rng.IntN(4) {
+				clock++
+				w := &Write{Partition: placement.PartitionID(1 + rng.IntN(3)), Epoch: 1, Collection: 5, Item: wire.WriteItem{
+					// Times are about the clock: some are ahead, some long past.
+					RequestID: request(clock-uint64(rng.IntN(40))+uint64(rng.IntN(10)), rng.Uint64()),
+					Op:        []wire.WriteOp{wire.OpPut, wire.OpInsert, wire.OpDelete, wire.OpUpsert}[rng.IntN(4)], ID: fmt.Sprint(rng.IntN(5)),
+				}}
+				switch w.Item.Op {
+				case wire.OpPut, wire.OpInsert:
+					w.Item.Body = body(t, `{"n":1}`)
+				case wire.OpUpsert:
+					w.Item.Body = body(t, `{"$inc":{"n":1}}`)
+					if w.Item.ReturnDoc = rng.IntN(2) == 0; rng.IntN(4) == 0 {
+						w.Item.Body = big
+					}
+				}
+				as = append(as, asked{c: Command{Time: hlc.Timestamp(clock), Write: w}})
+			}
+			ask(false, as...)
+			for _, a := range as {
+				if a.c.Write.Item.RequestID.Time >= horizon {
+					all = append(all, a)
+				}
+			}
+			switch rng.IntN(12) {
+			case 0:
+				r.shut()
+				r.open()
+			case 1:
+				to := newReplica(t, nil)
+				copyTo(t, r, to)
+				r = to
+			case 2:
+				index++
+				r.mustApply(mustEntry(t, index, Command{Mark: &Mark{To: 9}}))
+			case 3:
+				horizon = max(horizon, clock-uint64(rng.IntN(200)))
+				index++
+				r.mustApply(mustEntry(t, index, Command{Horizon: &Horizon{RequestIDs: hlc.Timestamp(horizon)}}))
+			}
+			if len(all) > 0 && rng.IntN(3) == 0 {
+				ask(true, all[rng.IntN(len(all))])
+			}
+			kept := 0
+			for _, a := range all {
+				if a.c.Write.Item.RequestID.Time >= horizon {
+					kept++
+				}
+			}
+			if n, err := r.Remembered(); err != nil || n != kept {
+				t.Fatalf("seed %d, entry %d: %d answers are remembered, want %d (%v)", seed, index, n, kept, err)
+			}
+		}
+		for i := range all {
+			ask(true, all[i])
+		}
+		if f := r.look(index+1, 0); f.FaultsFound != 0 {
+			t.Fatalf("seed %d: %+v", seed, f.Faults)
+		}
+		r.verify()
+	}
+}
+
+// TestTailWithoutARow: a row of the tail that is lost is not passed over.
+func TestTailWithoutARow(t *testing.T) {
+	r := newReplica(t, nil)
+	r.mustApply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}}))
+	for n := uint64(2); n < 6; n++ { // seals at 7 at the earliest
+		r.mustApply(mustEntry(t, n, Command{Ceiling: &Ceiling{To: hlc.Timestamp(n)}}))
+	}
+	b := r.engine.NewBatch(0)
+	if err := errors.Join(b.Delete(mvcc.AppendTailKey(nil, testGroup, 3)), b.Commit(false), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(Options{Group: testGroup, Engine: r.engine, TailEntries: testTail})
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "the tail row of entry 4 follows 3, and the one before it is of 2") {
+		t.Error(err)
+	}
+}
+
+// TestTailRing goes around the ring as a node does, with indexes left out.
+func TestTailRing(t *testing.T) {
+	r := newReplica(t, nil)
+	open := func() *Machine {
+		m, err := Open(Options{Group: testGroup, Engine: r.engine})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	m := open()
+	apply := func(e Entry) {
+		if _, err := m.Apply([]Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}}))
+	rng := rand.New(rand.NewPCG(1, 12))
+	index, most := uint64(1), 0
+	for n := uint64(0); n < 3000; n++ {
+		if index++; rng.IntN(500) == 0 {
+			index += uint64(rng.IntN(2500))
+		}
+		apply(mustEntry(t, index, Command{Time: hlc.Timestamp(n), Write: &Write{Partition: 1, Epoch: 1, Collection: 5, Item: wire.WriteItem{
+			RequestID: request(100+n, n), Op: wire.OpPut, ID: fmt.Sprint(n), Body: []byte{0x80},
+		}}}))
+		most = max(most, len(m.tail.at))
+		if rng.IntN(100) == 0 {
+			m = open()
+		}
+		if rng.IntN(100) == 0 {
+			if kept, err := m.Remembered(); err != nil || kept != int(n)+1 || m.Stats().Documents != n+1 {
+				t.Fatalf("after %d writes %d answers and %d documents are there (%v)", n+1, kept, m.Stats().Documents, err)
+			}
+		}
+	}
+	if most < tailEntries/2 || most >= tailEntries {
+		t.Errorf("the longest tail had %d answers", most)
+	}
+}
