@@ -434,6 +434,7 @@ const (
 	opDeleteRange = 3
 	opAnswer      = 4
 	opState       = 5
+	opRemember    = 6 // the answer and its request as the tail's row has them
 )
 
 func (a *applier) beginDigest(index uint64) {
@@ -460,13 +461,12 @@ func (a *applier) foldRow(op byte, key, value []byte) {
 }
 
 func (a *applier) fold(op byte, tail []byte, fields ...uint64) {
-	_, _ = a.digest.Write([]byte{op, byte(len(fields)), byte(len(tail))})
-	var b [8]byte
+	var room [64]byte
+	b := append(room[:0], op, byte(len(fields)), byte(len(tail)))
 	for _, f := range fields {
-		binary.BigEndian.PutUint64(b[:], f)
-		_, _ = a.digest.Write(b[:])
+		b = binary.BigEndian.AppendUint64(b, f)
 	}
-	_, _ = a.digest.Write(tail)
+	_, _ = a.digest.Write(append(b, tail...))
 }
 
 // partitionOf says whether a partition's rows are this group's to touch.

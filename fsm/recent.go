@@ -24,15 +24,17 @@ type recentRequests struct {
 	old   filter
 }
 
+// A filter is blocks of one cache line; an ID sets five bits of one block, as
+// its random part says.
 const (
-	filterBits = 1 << 18
-	filterFull = filterBits / 16 // at 16 bits for each ID, one in 400 is taken for another
+	filterBlocks = 1 << 10
+	filterFull   = filterBlocks * 16 // at 32 bits for each ID, one in 10,000 is taken for another
 )
 
 type filter struct {
-	bits  [filterBits / 64]uint64
-	count int
-	last  uint64 // largest time in it
+	blocks [filterBlocks][8]uint64
+	count  int
+	last   uint64 // largest time in it
 }
 
 // reset forgets everything. All IDs recorded so far have times up to last.
@@ -56,27 +58,37 @@ func (r *recentRequests) add(id *wire.RequestID) {
 }
 
 func (f *filter) add(id *wire.RequestID) {
-	for i := 0; i < 16; i += 4 {
-		b := binary.LittleEndian.Uint32(id.Random[i:]) % filterBits
-		f.bits[b/64] |= 1 << (b % 64)
+	block, at := f.place(&id.Random)
+	for range filterProbes {
+		block[at>>6&7] |= 1 << (at & 63)
+		at >>= 9
 	}
 	f.count++
 	f.last = max(f.last, id.Time)
 }
 
 func (f *filter) has(random *[16]byte) bool {
-	for i := 0; i < 16; i += 4 {
-		b := binary.LittleEndian.Uint32(random[i:]) % filterBits
-		if f.bits[b/64]&(1<<(b%64)) == 0 {
+	block, at := f.place(random)
+	for range filterProbes {
+		if block[at>>6&7]&(1<<(at&63)) == 0 {
 			return false
 		}
+		at >>= 9
 	}
 	return true
+}
+
+const filterProbes = 5
+
+// place is an ID's block, and nine bits for each probe.
+func (f *filter) place(random *[16]byte) (block *[8]uint64, at uint64) {
+	return &f.blocks[binary.LittleEndian.Uint32(random[:])%filterBlocks], binary.LittleEndian.Uint64(random[4:])
 }
 
 // head is what a write that does not look at the body needs of a document's
 // newest version.
 type head struct {
+	key     string
 	version uint64
 	created hlc.Timestamp
 	updated hlc.Timestamp
@@ -87,34 +99,45 @@ type head struct {
 // recentHeads remembers the heads of the documents that were written last, by
 // their keys. Two generations, as above; one that is asked for stays.
 type recentHeads struct {
-	young map[string]head
-	old   map[string]head
+	young map[string]*head
+	old   map[string]*head
+	last  *head // what get has found in young: put looks there first
 }
 
-const headsFull = 16 << 10 // in each generation; about 100 bytes for each
+const headsFull = 16 << 10 // in each generation; about 120 bytes for each
 
-func (h *recentHeads) reset() { *h = recentHeads{young: map[string]head{}} }
+func (h *recentHeads) reset() { *h = recentHeads{young: map[string]*head{}} }
 
-func (h *recentHeads) get(key []byte) (head, bool) {
-	if v, ok := h.young[string(key)]; ok {
-		return v, true
+// get answers nil if the document is not remembered. The head is valid until
+// the next put.
+func (h *recentHeads) get(key []byte) *head {
+	if h.last = h.young[string(key)]; h.last != nil {
+		return h.last
 	}
-	v, ok := h.old[string(key)]
-	return v, ok
+	return h.old[string(key)]
 }
 
-// put remembers a head; the key's string is shared with the caller.
-func (h *recentHeads) put(key string, v head) {
-	if len(h.young) >= headsFull {
-		if _, known := h.young[key]; !known {
-			h.old, h.young = h.young, make(map[string]head, headsFull)
+// put remembers a head, and answers its key as a string.
+func (h *recentHeads) put(key []byte, v head) string {
+	p := h.last
+	if p == nil || p.key != string(key) {
+		p = h.young[string(key)]
+	}
+	if p == nil {
+		if len(h.young) >= headsFull {
+			h.old, h.young = h.young, make(map[string]*head, headsFull)
 		}
+		p = &head{key: string(key)}
+		h.young[p.key] = p
 	}
-	h.young[key] = v
+	v.key = p.key
+	*p, h.last = v, p
+	return p.key
 }
 
 // forget is called when the newest version of a document is removed.
 func (h *recentHeads) forget(key []byte) {
 	delete(h.young, string(key))
 	delete(h.old, string(key))
+	h.last = nil
 }

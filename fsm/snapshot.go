@@ -79,7 +79,8 @@ func (m *Machine) replace(i *Imported) error {
 		return fmt.Errorf("after installing a snapshot of %s: %w", m.group, err)
 	}
 	if mutant.On(mutant.RequestsLost) {
-		m.tail.answers, m.tail.at = nil, map[requestKey]piece{}
+		m.tail.answers, m.tail.count = nil, 0
+		clear(m.tail.table)
 	}
 	if m.Applied() != i.Applied {
 		return fmt.Errorf("the snapshot of %s says it is at %d, and is at %d: %w", m.group, i.Applied, m.Applied(), ErrDamaged)

@@ -614,20 +614,20 @@ func (r *run) answers(p placement.PartitionID, key, value []byte) {
 		r.fault(p, 0, "", "answers sealed by entry %d, which is not applied", index)
 	}
 	n := 0
-	var lo, hi requestKey
+	var lo, hi uint64
 	err = eachAnswer(p, value, func(k requestKey, answer []byte) error {
 		if n++; n == 1 {
-			lo = k
+			lo = k.time()
 		}
-		hi = k
+		lo, hi = min(lo, k.time()), max(hi, k.time())
 		r.answer(p, &k, answer)
 		return nil
 	})
 	switch {
 	case err != nil:
 		r.fault(p, 0, "", "key %x: %v", key[groupBytes:], err)
-	case n == 0 || lo.time() != first || hi.time() != last:
-		r.fault(p, 0, "", "key %x: there are %d answers from %d to %d", key[groupBytes:], n, lo.time(), hi.time())
+	case n == 0 || lo != first || hi != last:
+		r.fault(p, 0, "", "key %x: there are %d answers from %d to %d", key[groupBytes:], n, lo, hi)
 	}
 }
 

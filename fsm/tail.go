@@ -23,7 +23,7 @@ import (
 //	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer |
 //
 // From time to time an entry seals: all counts and answers since the last seal
-// are written to rows of their own, sorted, by partition. What is between the
+// are written to rows of their own, by partition. What is between the
 // seal (excluded) and the applied index is the tail of the group: memory
 // repeats it, and takes it from the rows when the machine is opened. Their keys
 // are the slots of a ring, so rows of sealed entries are written over and need
@@ -50,41 +50,71 @@ const (
 // left, too.
 type tail struct {
 	answers []byte                // encoded as in the rows, one after the other
-	at      map[requestKey]piece  // where in answers
+	count   int                   // of them
+	table   []uint32              // open addressing: where in answers, plus one
 	counts  map[countKey]struct{} // which counts were changed
+	order   []uint64              // scratch of sorted
 }
 
-// piece is a part of a buffer.
-type piece struct{ start, end int }
+// tableSize leaves half of the table empty: a tail of tailAnswers ends with the
+// entry that fills it.
+const tableSize = 2 * (tailAnswers + MaxCommands)
 
 func (t *tail) reset() {
 	if cap(t.answers) > 1<<20 {
 		t.answers = nil
 	}
-	t.answers = t.answers[:0]
-	if len(t.at) > 2*tailAnswers || t.at == nil {
-		t.at, t.counts = map[requestKey]piece{}, map[countKey]struct{}{}
+	if t.table == nil {
+		t.table, t.counts = make([]uint32, tableSize), map[countKey]struct{}{}
 	}
-	clear(t.at)
+	t.answers, t.count = t.answers[:0], 0
+	clear(t.table)
 	clear(t.counts)
 }
 
-// add encodes an answer, and says where it is encoded.
-func (t *tail) add(k requestKey, r *Result, keepDoc bool) piece {
-	start := len(t.answers)
-	t.answers = binary.AppendUvarint(t.answers, uint64(binary.BigEndian.Uint32(k[:])))
+// slot is where to look for a request first.
+func (k *requestKey) slot() int {
+	return int((binary.LittleEndian.Uint32(k[12:]) ^ uint32(k.partition())*0x9e3779b1) % tableSize)
+}
+
+// begin encodes what comes before an answer.
+func (t *tail) begin(k *requestKey, length int) {
+	s := k.slot()
+	for t.table[s] != 0 {
+		s = (s + 1) % tableSize
+	}
+	t.table[s] = uint32(len(t.answers)) + 1
+	t.count++
+	t.answers = binary.AppendUvarint(t.answers, uint64(k.partition()))
 	t.answers = append(t.answers, k[4:]...)
-	t.answers = binary.AppendUvarint(t.answers, uint64(answerLen(r, keepDoc)))
-	at := len(t.answers)
-	t.answers = appendAnswer(t.answers, r, keepDoc)
-	t.at[k] = piece{at, len(t.answers)}
-	return piece{start, len(t.answers)}
+	t.answers = binary.AppendUvarint(t.answers, uint64(length))
 }
 
 // find is the answer to a request of the tail.
-func (t *tail) find(k requestKey) (answer []byte, found bool) {
-	p, found := t.at[k]
-	return t.answers[p.start:p.end], found
+func (t *tail) find(k *requestKey) (answer []byte, found bool) {
+	for s := k.slot(); t.table[s] != 0; s = (s + 1) % tableSize {
+		r := tailReader{b: t.answers[t.table[s]-1:]}
+		var have requestKey
+		if answer = r.answer(nil, &have); have == *k {
+			return answer, true
+		}
+	}
+	return nil, false
+}
+
+// sorted is where the answers begin, by partition and then in their order: the
+// partition in the upper half.
+func (t *tail) sorted() []uint64 {
+	t.order = t.order[:0]
+	r := tailReader{b: t.answers}
+	for len(r.b) > 0 {
+		at := len(t.answers) - len(r.b)
+		var k requestKey
+		r.answer(nil, &k)
+		t.order = append(t.order, uint64(k.partition())<<32|uint64(at))
+	}
+	slices.Sort(t.order)
+	return t.order
 }
 
 // appendTailCounts appends one of a tail row's counts.
@@ -258,12 +288,11 @@ func (t *tail) load(rows []tailRow, kept map[countKey]counts) error {
 				kept[k] = c
 			}
 		}, func(k requestKey, answer []byte) error {
-			t.answers = binary.AppendUvarint(t.answers, uint64(binary.BigEndian.Uint32(k[:])))
-			t.answers = append(t.answers, k[4:]...)
-			t.answers = binary.AppendUvarint(t.answers, uint64(len(answer)))
-			at := len(t.answers)
+			if t.count >= tailAnswers+MaxCommands {
+				return fmt.Errorf("more than %d answers: %w", t.count, ErrDamaged)
+			}
+			t.begin(&k, len(answer))
 			t.answers = append(t.answers, answer...)
-			t.at[k] = piece{at, len(t.answers)}
 			return nil
 		})
 		if err != nil {
@@ -289,10 +318,13 @@ func (a *applier) remember(id *wire.RequestID, p placement.PartitionID, r *Resul
 	if answerLen(r, keepDoc) > maxTailAnswer {
 		return a.rememberAlone(id, p, r, keepDoc)
 	}
-	at := a.m.tail.add(requestKeyOf(p, id), r, keepDoc)
+	t := &a.m.tail
+	start := len(t.answers)
+	k := requestKeyOf(p, id)
+	t.begin(&k, answerLen(r, keepDoc))
+	t.answers = appendAnswer(t.answers, r, keepDoc)
 	a.answered++
-	a.fold(opState, nil, uint64(at.end-at.start))
-	_, _ = a.digest.Write(a.m.tail.answers[at.start:at.end])
+	a.foldAnswer(t.answers[start:])
 	return nil
 }
 
@@ -307,7 +339,7 @@ func (a *applier) rememberAlone(id *wire.RequestID, p placement.PartitionID, r *
 // answerTo looks for the answer to a request.
 func (a *applier) answerTo(p placement.PartitionID, id *wire.RequestID) (answer []byte, found bool, err error) {
 	k := requestKeyOf(p, id)
-	if answer, found = a.m.tail.find(k); found {
+	if answer, found = a.m.tail.find(&k); found {
 		return answer, true, nil
 	}
 	if answer, found = a.requests[k]; found {
@@ -364,7 +396,7 @@ func aloneAnswer(row []byte) ([]byte, error) {
 	return row[1:], nil
 }
 
-// Sealed answers of one partition are in one row, in order of time and random:
+// Sealed answers of one partition are in one row, in the order of the log:
 //
 //	| format u8 = 1 | count uvarint | that many: time u64 | random 16 | length uvarint | answer |
 //
@@ -379,14 +411,9 @@ func eachAnswer(p placement.PartitionID, row []byte, fn func(requestKey, []byte)
 		return fmt.Errorf("fsm: sealed answers of %d bytes: %w", len(row), ErrDamaged)
 	}
 	r := tailReader{b: row[1:]}
-	var last requestKey
 	for range r.count(8 + 16 + 1) {
 		var k requestKey
-		answer := r.answer(&p, &k)
-		if r.bad == nil && bytes.Compare(last[:], k[:]) >= 0 {
-			r.fail("out of order")
-		}
-		if last = k; r.bad == nil {
+		if answer := r.answer(&p, &k); r.bad == nil {
 			r.bad = fn(k, answer)
 		}
 	}
@@ -399,11 +426,18 @@ func eachAnswer(p placement.PartitionID, row []byte, fn func(requestKey, []byte)
 	return nil
 }
 
+// foldAnswer folds a remembered answer, with its request. (One in a row of its
+// own is folded with the row.)
+func (a *applier) foldAnswer(b []byte) {
+	_, _ = a.digest.Write([]byte{opRemember})
+	_, _ = a.digest.Write(b)
+}
+
 // endEntry writes the entry's tail. It says whether the entry sealed what was
 // before it: the batch must be committed then, for lookups go to the rows.
 func (a *applier) endEntry(seal bool) (sealed bool, err error) {
 	t := &a.m.tail
-	sealed = seal || a.meta.applied-a.meta.sealed >= a.m.tailEntries || len(t.at) >= tailAnswers
+	sealed = seal || a.meta.applied-a.meta.sealed >= a.m.tailEntries || t.count >= tailAnswers
 	touched, answers, answered := a.touched, t.answers[a.tailStart:], a.answered
 	if sealed {
 		if err := a.seal(); err != nil {
@@ -447,30 +481,35 @@ func (a *applier) seal() error {
 			return err
 		}
 	}
-	keys := make([]requestKey, 0, len(t.at))
-	for k := range t.at {
-		if hlc.Timestamp(k.time()) >= a.meta.requests {
-			keys = append(keys, k)
+	for order := t.sorted(); len(order) > 0; {
+		p := placement.PartitionID(order[0] >> 32)
+		var first, last uint64
+		n := uint64(0)
+		list := a.row[:0]
+		for ; len(order) > 0 && placement.PartitionID(order[0]>>32) == p; order = order[1:] {
+			r := tailReader{b: t.answers[uint32(order[0]):]}
+			var k requestKey
+			answer := r.answer(nil, &k)
+			at := k.time()
+			if hlc.Timestamp(at) < a.meta.requests {
+				continue
+			}
+			if n++; n == 1 {
+				first = at
+			}
+			first, last = min(first, at), max(last, at)
+			list = append(list, k[4:]...)
+			list = binary.AppendUvarint(list, uint64(len(answer)))
+			list = append(list, answer...)
 		}
-	}
-	slices.SortFunc(keys, func(x, y requestKey) int { return bytes.Compare(x[:], y[:]) })
-	for len(keys) > 0 {
-		n := 1
-		for n < len(keys) && keys[n].partition() == keys[0].partition() {
-			n++
+		if a.row = list; n == 0 {
+			continue
 		}
-		a.row = binary.AppendUvarint(append(a.row[:0], tailFormat), uint64(n))
-		for _, k := range keys[:n] {
-			answer, _ := t.find(k)
-			a.row = append(a.row, k[4:]...)
-			a.row = binary.AppendUvarint(a.row, uint64(len(answer)))
-			a.row = append(a.row, answer...)
-		}
-		a.key = mvcc.AppendAnswersKey(a.key[:0], a.m.group, keys[0].partition(), keys[n-1].time(), keys[0].time(), a.meta.applied)
-		if err := b.Set(a.key, a.row); err != nil {
+		a.key = mvcc.AppendAnswersKey(a.key[:0], a.m.group, p, last, first, a.meta.applied)
+		head := binary.AppendUvarint([]byte{tailFormat}, n)
+		if err := b.SetJoined(a.key, head, list); err != nil {
 			return err
 		}
-		keys = keys[n:]
 	}
 	return nil
 }

@@ -314,7 +314,7 @@ func TestTailRing(t *testing.T) {
 		apply(mustEntry(t, index, Command{Time: hlc.Timestamp(n), Write: &Write{Partition: 1, Epoch: 1, Collection: 5, Item: wire.WriteItem{
 			RequestID: request(100+n, n), Op: wire.OpPut, ID: fmt.Sprint(n), Body: []byte{0x80},
 		}}}))
-		most = max(most, len(m.tail.at))
+		most = max(most, m.tail.count)
 		if rng.IntN(100) == 0 {
 			m = open()
 		}

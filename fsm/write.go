@@ -31,13 +31,13 @@ func (a *applier) write(c *Command, r *Result) error {
 	if err != nil {
 		return err
 	}
-	var code wire.Code
-	version := r.Wire.Version
-	if r.Wire.Error != nil {
-		code, version = r.Wire.Error.Code, r.Wire.Error.Version
-	}
-	a.fold(opAnswer, nil, uint64(code), version, r.Wire.Time, r.Wire.CreatedAt)
 	if !remember {
+		var code wire.Code
+		version := r.Wire.Version
+		if r.Wire.Error != nil {
+			code, version = r.Wire.Error.Code, r.Wire.Error.Version
+		}
+		a.fold(opAnswer, nil, uint64(code), version, r.Wire.Time, r.Wire.CreatedAt)
 		return nil
 	}
 	return a.remember(&w.Item.RequestID, w.Partition, r, keepDoc)
@@ -249,9 +249,8 @@ func (a *applier) install(k countKey, id string, next *mvcc.Row, was prior) {
 	if was.inBatch {
 		p.older = append(was.pending.older, was.pending.newest)
 	}
-	key := string(a.key)
+	key := a.m.heads.put(a.key, head{version: next.Version, created: next.Created, updated: next.Updated, size: uint32(len(next.Body)), deleted: next.Deleted})
 	a.docs[key] = p
-	a.m.heads.put(key, head{version: next.Version, created: next.Created, updated: next.Updated, size: uint32(len(next.Body)), deleted: next.Deleted})
 	a.key = mvcc.AppendTime(a.key, next.Updated)
 	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, next))
 }
@@ -263,7 +262,7 @@ func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Ro
 		return p.newest, true, len(p.newest.Body), nil
 	}
 	if op != wire.OpUpdate && op != wire.OpUpsert {
-		if h, ok := a.m.heads.get(a.key); ok {
+		if h := a.m.heads.get(a.key); h != nil {
 			return mvcc.Row{Version: h.version, Created: h.created, Updated: h.updated, Deleted: h.deleted}, true, int(h.size), nil
 		}
 	}

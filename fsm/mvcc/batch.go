@@ -30,6 +30,14 @@ func (b *Batch) SetDocument(key []byte, r *Row) []byte {
 	return value
 }
 
+// SetJoined writes a row whose value is two parts.
+func (b *Batch) SetJoined(key, head, rest []byte) error {
+	op := b.b.SetDeferred(len(key), len(head)+len(rest))
+	copy(op.Key, key)
+	copy(op.Value[copy(op.Value, head):], rest)
+	return op.Finish()
+}
+
 // Set writes a row.
 func (b *Batch) Set(key, value []byte) error { return b.b.Set(key, value, nil) }
 
