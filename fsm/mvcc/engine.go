@@ -265,7 +265,9 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 	m := e.db.Metrics()
 	total := m.Total()
 	return EngineMetrics{
-		DiskBytes:          m.DiskSpaceUsage(),
+		// Of the files of bodies Pebble 2.1.7 counts there only what came and went
+		// since it was opened, below zero even; LiveSize has all of them.
+		DiskBytes:          m.DiskSpaceUsage() - m.BlobFiles.Local.LiveSize + m.BlobFiles.LiveSize,
 		MemTableBytes:      m.MemTable.Size,
 		CacheBytes:         m.BlockCache.Size,
 		CacheHits:          m.BlockCache.Hits,
