@@ -642,11 +642,20 @@ func (r *Router) unlock(ctx context.Context, req *wire.UnlockRequest) {
 		}
 	}
 	for id, sub := range groups {
-		g, node := r.locate(v, id, blindTurns)
-		if g != nil {
-			g.Unlock(txn.ID(req.ID))
-		} else if node != "" && !req.Direct {
-			_, _ = r.call(ctx, node, wire.KindUnlock, wire.Append(nil, sub), 0)
-		}
+		_ = r.unlockIn(ctx, v, id, sub, req.Direct) // its locks expire
 	}
+}
+
+// unlockIn lets go in one group, once.
+func (r *Router) unlockIn(ctx context.Context, v *placement.View, id placement.GroupID, sub *wire.UnlockRequest, direct bool) error {
+	g, node := r.locate(v, id, blindTurns)
+	switch {
+	case g != nil:
+		g.Unlock(txn.ID(sub.ID))
+		return nil
+	case node == "" || direct:
+		return notLeaderHere(id, node, subject{})
+	}
+	_, err := r.call(ctx, node, wire.KindUnlock, wire.Append(nil, sub), 0)
+	return err
 }

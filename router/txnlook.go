@@ -413,19 +413,30 @@ func (r *Router) resolveParts(ctx context.Context, x *wire.TxnInfo, a *txn.Answe
 }
 
 // unlockParts lets go of what was locked up front, in every group that has
-// said so.
+// said so, and counts what is no longer locked.
 func (r *Router) unlockParts(ctx context.Context, x *wire.TxnInfo) (n uint32) {
-	req := &wire.UnlockRequest{ID: x.ID}
+	groups := map[uint32]*wire.UnlockRequest{}
+	locks := map[uint32]uint32{}
 	for i := range x.Parts {
-		n += x.Parts[i].Locks
-		for j := range x.Parts[i].Documents {
-			if d := &x.Parts[i].Documents[j]; d.How == wire.HoldFront {
-				req.Collections = append(req.Collections, wire.TxnCollection{Name: d.Collection, Reads: []wire.TxnRead{{ID: d.ID}}})
+		p := &x.Parts[i]
+		locks[p.Group] += p.Locks
+		for j := range p.Documents {
+			if d := &p.Documents[j]; d.How == wire.HoldFront && groups[p.Group] == nil { // one names the group
+				groups[p.Group] = &wire.UnlockRequest{ID: x.ID, Direct: true, Collections: []wire.TxnCollection{{Name: d.Collection, Reads: []wire.TxnRead{{ID: d.ID}}}}}
 			}
 		}
 	}
-	if n > 0 {
-		r.unlock(ctx, req)
+	for g, sub := range groups {
+		var p patience
+		for {
+			if r.unlockIn(ctx, r.opts.Placement.View(), placement.GroupID(g), sub, false) == nil {
+				n += locks[g]
+				break
+			}
+			if !p.wait(ctx, r.opts.AttemptTimeout) {
+				break
+			}
+		}
 	}
 	return n
 }

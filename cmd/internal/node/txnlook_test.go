@@ -240,7 +240,9 @@ func TestLookAtTransactions(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the answer took %v", took)
 	}
-	if got, want := list.Missing[0].Error, "g1 has no known leader right now (retry)"; got != want {
-		t.Errorf("g1 is missing because %q, want %q", got, want)
+	for _, m := range list.Missing {
+		if m.Error == "" {
+			t.Errorf("g%d is missing without a reason", m.Group)
+		}
 	}
 }
