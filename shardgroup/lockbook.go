@@ -117,7 +117,9 @@ func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock,
 	if h, there := b.held[k]; there && h.id != l.id && now.Before(h.expires) {
 		return h, b.changed, false
 	} else if !there && len(b.held) >= maxFrontLocks {
-		return frontLock{}, nil, false
+		if b.expireLocked(now); len(b.held) >= maxFrontLocks {
+			return frontLock{}, nil, false
+		}
 	} else if there && h.id != l.id {
 		b.dropLocked(h.id, k)
 	}
@@ -128,6 +130,30 @@ func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock,
 	b.held[k] = l
 	b.count.Store(int64(len(b.held)))
 	return l, nil, true
+}
+
+// expire lets go of what clients that died have left: nobody else may ever ask
+// for those documents.
+func (b *lockBook) expire(now time.Time) {
+	if b.count.Load() == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.expireLocked(now)
+}
+
+func (b *lockBook) expireLocked(now time.Time) {
+	before := len(b.held)
+	for k, h := range b.held {
+		if !now.Before(h.expires) {
+			b.dropLocked(h.id, k)
+		}
+	}
+	if len(b.held) < before {
+		b.count.Store(int64(len(b.held)))
+		b.wakeLocked()
+	}
 }
 
 // dropLocked lets one lock go.
