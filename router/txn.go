@@ -78,7 +78,9 @@ type transaction struct {
 	req      *wire.CommitRequest
 	id       txn.ID
 	born     hlc.Timestamp
-	deadline hlc.Timestamp
+	timeout  time.Duration
+	began    time.Time
+	deadline hlc.Timestamp // when timeout has passed since began, by this node's clock then
 	ordered  bool
 	names    map[placement.CollectionID]string
 	parts    map[placement.PartitionID]*txn.Part
@@ -131,7 +133,8 @@ func (t *transaction) build(ctx context.Context) *wire.Error {
 	if timeout <= 0 {
 		timeout = defaultTxnTimeout
 	}
-	t.deadline = r.opts.Clock.Now().Add(min(timeout, maxTxnTimeout))
+	t.timeout, t.began = min(timeout, maxTxnTimeout), time.Now()
+	t.deadline = r.opts.Clock.Now().Add(t.timeout)
 	items, size := 0, 0
 	for i := range t.req.Collections {
 		c := &t.req.Collections[i]
@@ -307,7 +310,9 @@ func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
 			ID: t.id, Home: t.home, Deadline: t.deadline, Ordered: t.ordered,
 			Participants: slices.DeleteFunc(ps, func(p placement.PartitionID) bool { return p == t.home }),
 		})}
-		d.run(own, func(a txn.Answer) { ended <- end{a, nil} })
+		if !d.run(own, func(a txn.Answer) { ended <- end{a, nil} }) {
+			ended <- end{e: t.undecided()}
+		}
 	}
 	if !t.r.txns.start(work) {
 		return txn.Answer{}, refuse(wire.CodeOverloaded, "node %s coordinates as many transactions as it can (wait, then retry)", t.r.opts.Self)
@@ -322,8 +327,12 @@ func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
 	case x := <-ended:
 		return x.a, x.e
 	default:
-		return txn.Answer{}, refuse(wire.CodeOutcomeUnknown, "transaction %s is not decided yet, and may yet be committed (send it again under the same ID)", t.id)
+		return txn.Answer{}, t.undecided()
 	}
+}
+
+func (t *transaction) undecided() *wire.Error {
+	return refuse(wire.CodeOutcomeUnknown, "transaction %s is not decided yet, and may yet be committed (send it again under the same ID)", t.id)
 }
 
 // oneGroup commits in one entry.
@@ -354,9 +363,14 @@ func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) 
 	}
 }
 
+// left is how long the transaction may still take. It is this process's own
+// time that counts: a timestamp's clock can stand still, or jump.
 func (t *transaction) left() time.Duration {
-	return max(t.deadline.Time().Sub(t.r.opts.Clock.Now().Time()), 10*time.Millisecond)
+	return max(t.timeout-time.Since(t.began), 10*time.Millisecond)
 }
+
+// now is where the deadline's clock would be if it went evenly.
+func (t *transaction) now() hlc.Timestamp { return t.deadline.Add(time.Since(t.began) - t.timeout) }
 
 // refreshFor takes a newer view if a refusal says that it would help.
 func (r *Router) refreshFor(ctx context.Context, e *wire.Error) {
@@ -378,8 +392,8 @@ type carried struct {
 }
 
 // run carries until the transaction has ended; told is called when its outcome
-// is known.
-func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) {
+// is known. It answers whether it was.
+func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) (known bool) {
 	r := d.t.r
 	ctx, cancel := context.WithTimeout(ctx, d.t.left()+afterlife)
 	defer cancel()
@@ -408,7 +422,6 @@ func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	send(d.c.Begin())
-	known := false
 	for flying > 0 || !d.c.Ended() && ctx.Err() == nil {
 		var next []txn.Message
 		select {
@@ -430,7 +443,7 @@ func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) {
 				}
 			}
 		case <-tick.C:
-			next = d.c.Tick(r.opts.Clock.Now())
+			next = d.c.Tick(d.t.now())
 		}
 		if a, ok := d.c.Outcome(); ok && !known {
 			known = true
@@ -440,6 +453,7 @@ func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) {
 			send(next)
 		}
 	}
+	return known
 }
 
 // first and firstID name something of a part, for the words of a conflict.

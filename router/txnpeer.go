@@ -48,10 +48,11 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 	for i, s := range steps {
 		commands[i].Txn = s.x
 	}
-	// | version u8 | group uvarint | flags u8 | born u64 | entry |
+	// | version u8 | group uvarint | flags u8 | born u64 | now u64 | entry |
 	body := binary.AppendUvarint([]byte{peerVersion}, uint64(id))
 	body = append(body, steps[0].flags())
 	body = binary.BigEndian.AppendUint64(body, uint64(steps[0].born))
+	body = binary.BigEndian.AppendUint64(body, uint64(r.opts.Clock.Now()))
 	fail := func(err error) {
 		for _, s := range steps {
 			s.err = err
@@ -130,11 +131,12 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 	d := peerDecoder{b: body}
 	d.version()
 	id := placement.GroupID(d.number32())
-	if d.bad || len(d.b) < 9 {
+	if d.bad || len(d.b) < 17 {
 		return nil, refuse(wire.CodeBadRequest, "the commands from another node are malformed, or of another version")
 	}
 	flags, born := d.b[0], hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
-	commands, err := fsm.DecodeEntry(d.b[9:])
+	theirs := hlc.Timestamp(binary.BigEndian.Uint64(d.b[9:]))
+	commands, err := fsm.DecodeEntry(d.b[17:])
 	if err != nil || slices.ContainsFunc(commands, func(c fsm.Command) bool { return c.Txn == nil }) {
 		return nil, refuse(wire.CodeBadRequest, "the commands from another node are not a transaction's: %v", err)
 	}
@@ -144,6 +146,11 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 	}
 	steps := make([]*step, len(commands))
 	for i := range commands {
+		if p := commands[i].Txn.Prepare; p != nil {
+			// The deadline is looked at by this node, whose clock is another one.
+			left := min(max(p.Deadline.Time().Sub(theirs.Time()), 0), maxTxnTimeout)
+			p.Deadline = r.opts.Clock.Now().Add(left)
+		}
 		steps[i] = &step{x: commands[i].Txn, born: born, free: flags&flagFree != 0, later: flags&flagLater != 0}
 	}
 	proposeSteps(ctx, g, steps)

@@ -184,6 +184,12 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 		h, _, ok := g.locks.take(key, frontLock{id: id, born: born, expires: now.Add(ttl)}, now)
 		switch {
 		case ok:
+			// Whoever lost leadership in between has emptied its book before this
+			// lock came into it, and nobody would look after it.
+			if _, err := g.term(ctx); err != nil {
+				g.locks.release(id)
+				return err
+			}
 			return nil
 		case h == (frontLock{}):
 			return ErrOverloaded
@@ -204,6 +210,9 @@ func (g *Group) FrontLocks() []FrontLock {
 	})
 	return all
 }
+
+// LocksUpFront is how many locks are in the book, expired ones included.
+func (g *Group) LocksUpFront() int { return int(g.locks.count.Load()) }
 
 // Waits are the commands that wait for locks now, the longest first.
 func (g *Group) Waits() (now []Waiting) {
@@ -303,6 +312,10 @@ const (
 	// home sees to it: its coordinator is mostly quicker.
 	finishAfter  = time.Second
 	settleAtOnce = 16
+	// How long a prepared transaction may stay undecided, whatever its deadline
+	// says: clocks disagree.
+	shortestHold = time.Second
+	longestHold  = time.Minute
 )
 
 // settle looks for transactions whose coordinator is gone, until ctx ends:
@@ -315,11 +328,13 @@ func (k *keeper) settle(ctx context.Context) {
 	slots := make(chan struct{}, settleAtOnce)
 	var mu sync.Mutex
 	busy := map[string]bool{}
+	seen := map[string]time.Time{} // since when, by name, on this process's own clock
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			k.g.locks.expire(time.Now())
 		case <-k.late:
 		}
 		r, ok := k.g.resolve()
@@ -348,16 +363,34 @@ func (k *keeper) settle(ctx context.Context) {
 				<-slots
 			})
 		}
+		// A clock that was pushed ahead stands still until the wall has caught up,
+		// so what is overdue by this process's own time is overdue too. Asking
+		// home too early costs a transaction, and nothing else.
+		still := map[string]time.Time{}
+		age := func(name string) time.Duration {
+			first, ok := seen[name]
+			if !ok {
+				first = time.Now()
+			}
+			still[name] = first
+			return time.Since(first)
+		}
 		for _, h := range k.g.machine.Holders() {
-			if h.Deadline <= now {
+			name := "p" + h.ID.String() + string(rune(h.Partition))
+			limit := min(max(h.Deadline.Time().Sub(h.At.Time()), shortestHold), longestHold)
+			if age(name) >= limit || h.Deadline <= now {
 				rec, first := txn.NewRecovery(h.ID, h.Home, h.Partition)
-				run("p"+h.ID.String()+string(rune(h.Partition)), rec, h.ID, first)
+				run(name, rec, h.ID, first)
 			}
 		}
-		for _, u := range k.g.machine.Unfinished(now.Add(-finishAfter)) {
-			rec, first := txn.NewFinish(u.ID, u.Home, u.Record)
-			run("c"+u.ID.String(), rec, u.ID, first)
+		for _, u := range k.g.machine.Unfinished(hlc.Max) {
+			name := "c" + u.ID.String()
+			if age(name) >= finishAfter || u.Record.At <= now.Add(-finishAfter) {
+				rec, first := txn.NewFinish(u.ID, u.Home, u.Record)
+				run(name, rec, u.ID, first)
+			}
 		}
+		seen = still
 	}
 }
 

@@ -122,6 +122,19 @@ func TestLeftBehind(t *testing.T) {
 	if got, err := things.Get(ctx, other); err != nil || got.Version != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
+
+	// Clocks that were pushed ahead stand still until the wall has caught up:
+	// deadlines pass all the same, and commits are seen to.
+	for _, n := range d.Nodes() {
+		n.clock.Observe(n.clock.Now().Add(time.Hour))
+	}
+	_, _, deadline = begin(300 * time.Millisecond)
+	free(deadline.Add(2 * time.Second))
+	id, p, _ = begin(time.Minute)
+	if a := step(fsm.Txn{ID: id, Partition: at(home), Decide: &fsm.Decide{MaxP: p, Participants: []placement.PartitionID{at(other)}, Part: part(home)}}); a.State != txn.Committed {
+		t.Fatalf("decide: %+v", a)
+	}
+	free(time.Now().Add(finishWithin))
 }
 
 // finishWithin is how soon home has seen to a commit that nobody resolves.
