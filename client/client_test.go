@@ -594,3 +594,41 @@ func TestFirstWriteCreatesOnce(t *testing.T) {
 		t.Errorf("a repeat in a collection that does not exist: %v", err)
 	}
 }
+
+// TestTxBesideAWrongClock: a node whose clock is an hour ahead greets the
+// client. Transactions read at the time of the others.
+func TestTxBesideAWrongClock(t *testing.T) {
+	for _, scans := range []bool{false, true} {
+		c := newCluster(t, 3, 2)
+		c.wrong.Store(int64(time.Hour.Milliseconds()) << 16)
+		db := c.dial(t)
+		ctx := t.Context()
+		must(db.Collection("users").Put(ctx, "u1", user{Name: "Ada"}))(t)
+		tx := db.Begin(client.ReadOnly())
+		n := 0
+		if scans {
+			for _, err := range tx.Collection("users").Scan(ctx) {
+				if n++; err != nil {
+					t.Fatal(err)
+				}
+			}
+		} else if _, err := tx.Collection("users").Get(ctx, "u1"); err != nil {
+			t.Fatal(err)
+		} else {
+			n++
+		}
+		now := client.Timestamp(c.store.now())
+		if d := tx.Timestamp().Time().Sub(now.Time()); n != 1 || d > time.Second {
+			t.Errorf("%d documents were read at a time %v ahead", n, d)
+		}
+		if d := db.Now().Time().Sub(now.Time()); d > time.Second {
+			t.Errorf("the client still believes the wrong clock: %v ahead", d)
+		}
+		// A time that somebody asked for is what is read, or refused.
+		var e *client.Error
+		_, err := db.Begin(client.TxAt(now.Add(time.Hour))).Collection("users").Get(ctx, "u1")
+		if !errors.As(err, &e) || e.Code != 109 || !errors.Is(err, client.ErrBadRequest) {
+			t.Errorf("a time in the future: %v", err)
+		}
+	}
+}

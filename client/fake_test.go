@@ -15,6 +15,7 @@ import (
 	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // cluster is a scripted cluster for tests: real sockets and wire.Servers, over
@@ -38,6 +39,8 @@ type cluster struct {
 	// fault, if set, is asked about each request before it is served.
 	fault atomic.Pointer[func(n *server, r *wire.Request) fault]
 	late  sync.WaitGroup
+
+	wrong atomic.Int64 // how far the clock of the nodes' greeting is ahead of the groups'
 
 	room atomic.Int64 // bytes of documents in the answer to a get; 0: as many as there are
 }
@@ -125,7 +128,7 @@ func (n *server) start(t testing.TB, addr string) {
 			if h.ClusterID != "" && n.c.id != "" && h.ClusterID != n.c.id {
 				return wire.HelloReply{}, &wire.Error{Code: wire.CodeWrongCluster, Message: "node " + n.id + " belongs to cluster " + n.c.id + ", not " + h.ClusterID}
 			}
-			return wire.HelloReply{Server: "fake", NodeID: n.id, ClusterID: n.c.id, Now: n.c.store.now(), TopologyEpoch: n.c.epoch}, nil
+			return wire.HelloReply{Server: "fake", NodeID: n.id, ClusterID: n.c.id, Now: n.c.store.now() + uint64(n.c.wrong.Load()), TopologyEpoch: n.c.epoch}, nil
 		},
 	})
 	srv := n.srv
@@ -482,6 +485,9 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		if !ok {
 			return nil, missing(q.Collection)
 		}
+		if e := c.future(q.AtTime); e != nil {
+			return nil, e
+		}
 		reply := wire.GetReply{Now: c.store.now(), Cost: wire.Cost{Groups: 1, Docs: uint64(len(q.IDs))}}
 		got := 0
 		for _, id := range q.IDs {
@@ -506,6 +512,9 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		}
 		if _, ok := c.find(q.Collection); !ok {
 			return nil, missing(q.Collection)
+		}
+		if e := c.future(q.AtTime); e != nil {
+			return nil, e
 		}
 		return c.scan(&q), nil
 	case wire.KindCount:
@@ -606,6 +615,15 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		return &wire.ClusterStatus{Topology: c.topology()}, nil
 	}
 	return nil, &wire.Error{Code: wire.CodeUnsupported, Message: "kind " + strconv.Itoa(int(r.Kind)) + " is not known"}
+}
+
+// future refuses times that are minutes ahead.
+func (c *cluster) future(at uint64) *wire.Error {
+	now := c.store.now()
+	if hlc.Timestamp(at) < hlc.Timestamp(now).Add(time.Minute) {
+		return nil
+	}
+	return &wire.Error{Code: wire.CodeFutureTime, Version: now, Message: "that is in the future"}
 }
 
 // scan answers in pages of three. A cursor is the snapshot and the last ID.

@@ -66,6 +66,7 @@ type Tx struct {
 	done  bool
 	sent  bool      // a commit may have arrived: nothing can be added, and what became of it is asked
 	at    Timestamp // what is read at; 0: nothing was yet
+	began bool      // something was read at it
 	colls map[string]*txColl
 	order []*txColl // by first use; the first written one has the home
 	home  *txColl

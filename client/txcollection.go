@@ -99,6 +99,21 @@ func (tx *Tx) timeLocked() Timestamp {
 	return tx.at
 }
 
+// laterLocked answers a refusal of the transaction's time: this client has heard
+// of a node whose clock is far ahead, and asks at the time of the one that
+// refused, which is not below anything that was written. That it is a lower one
+// does no harm while nothing was read: what has changed since is found when it
+// commits.
+func (tx *Tx) laterLocked(err error) bool {
+	var e *Error
+	if tx.began || tx.cfg.at != 0 || !errors.As(err, &e) || e.Code != wire.CodeFutureTime || e.Version == 0 || Timestamp(e.Version) >= tx.at {
+		return false
+	}
+	tx.db.c.Clock().Correct(Timestamp(e.Version))
+	tx.at = hlc.EndOf(Timestamp(e.Version).Time())
+	return true
+}
+
 // fetchLocked reads documents that were not read yet, and whose value the
 // transaction's own writes do not say.
 func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
@@ -115,9 +130,13 @@ func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
 		return nil
 	}
 	docs, err := tx.db.Collection(c.name).GetMany(ctx, want, AtTimestamp(tx.timeLocked()))
-	if err != nil {
-		return err
+	for err != nil {
+		if !tx.laterLocked(err) {
+			return err
+		}
+		docs, err = tx.db.Collection(c.name).GetMany(ctx, want, AtTimestamp(tx.at))
 	}
+	tx.began = true
 	for i, id := range want {
 		if e := tx.growLocked("get", c.name, id, len(id)+16); e != nil {
 			return e
@@ -436,27 +455,49 @@ func (c *TxCollection) Scan(ctx context.Context, opts ...ReadOption) iter.Seq2[*
 			}
 			return true, hit
 		}
-		scan := []ReadOption{Prefix(r.prefix), AtTimestamp(at)}
+		scan := []ReadOption{Prefix(r.prefix)}
 		if r.reverse {
 			scan = append(scan, Reverse())
 		}
 		if r.page > 0 {
 			scan = append(scan, PageSize(int(r.page)))
 		}
-		for d, err := range tx.db.Collection(c.name).Scan(ctx, scan...) {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			more, hit := mine(d.ID, d)
-			if !more {
-				return
-			}
-			last = d.ID
-			if !hit && !give(d) {
-				return
+		began, later := false, true
+		start := func() {
+			if !began {
+				began = true
+				tx.mu.Lock()
+				tx.began = true
+				tx.mu.Unlock()
 			}
 		}
+		for later {
+			later = false
+			for d, err := range tx.db.Collection(c.name).Scan(ctx, append(scan, AtTimestamp(at))...) {
+				if err != nil {
+					tx.mu.Lock()
+					if later = tx.laterLocked(err); later {
+						at = tx.at
+					}
+					tx.mu.Unlock()
+					if later {
+						break
+					}
+					yield(nil, err)
+					return
+				}
+				start()
+				more, hit := mine(d.ID, d)
+				if !more {
+					return
+				}
+				last = d.ID
+				if !hit && !give(d) {
+					return
+				}
+			}
+		}
+		start()
 		if more, _ := mine("", nil); more {
 			whole = true
 		}

@@ -36,6 +36,7 @@ var errorTable = []errorRow{
 	{wire.CodeBadCursor, "BadCursor", "The cursor was not made by this cluster, is for another scan, or was damaged.", "Start the scan again without a cursor."},
 	{wire.CodeBadClusterRequest, "BadClusterRequest", "A cluster cannot be formed as asked.", "Correct the nodes or the numbers; the message says which."},
 	{wire.CodeUnsupported, "Unsupported", "The server does not know this kind of request, or not on this port.", "Upgrade the server, or ask another port."},
+	{wire.CodeFutureTime, "FutureTime", "A read at a time that neither the server's clock nor that of any group has come near. `Version` is the time now.", "Read at that time, or an earlier one."},
 
 	{wire.CodeNotFound, "NotFound", "There is no such document.", "Nothing was done."},
 	{wire.CodeCollectionNotFound, "CollectionNotFound", "There is no such collection (the message suggests the nearest name), or the one of that number was dropped.", "Create it, or correct the name; look its number up again."},

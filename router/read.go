@@ -37,8 +37,10 @@ func (r *Router) checkTime(ctx context.Context, v *placement.View, at uint64, s 
 	if now = r.opts.Clock.Now(); hlc.Timestamp(at) <= now.Add(maxAhead) {
 		return nil
 	}
-	return refuse(wire.CodeBadRequest, "%s: the time %s is in the future, now is %s (read at a time that has passed)",
+	future := refuse(wire.CodeFutureTime, "%s: the time %s is in the future, now is %s (read at a time that has passed)",
 		s, hlc.Timestamp(at).Time().Format(time.RFC3339Nano), now.Time().Format(time.RFC3339Nano))
+	future.Version = uint64(now)
+	return future
 }
 
 // largestClock asks the groups' leaders for their clocks. Nothing that was

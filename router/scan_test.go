@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -341,7 +342,7 @@ func TestHostileCursors(t *testing.T) {
 		"other collection":    {wire.ScanRequest{Collection: "other", Prefix: "a", Cursor: good}, wire.CodeBadCursor},
 		"other time":          {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: good, AtTime: 5}, wire.CodeBadCursor},
 		"unknown collection":  {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: gone.encode()}, wire.CodeBadCursor},
-		"from the future":     {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: ahead.encode()}, wire.CodeBadRequest},
+		"from the future":     {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: ahead.encode()}, wire.CodeFutureTime},
 		"damaged":             {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: flipped}, wire.CodeBadCursor},
 		"of a newer version":  {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: newer}, wire.CodeBadCursor},
 		"cut":                 {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: good[:len(good)-1]}, wire.CodeBadCursor},
@@ -349,7 +350,7 @@ func TestHostileCursors(t *testing.T) {
 		"a megabyte":          {wire.ScanRequest{Collection: "docs", Prefix: "a", Cursor: make([]byte, 1<<20)}, wire.CodeBadCursor},
 		"prefix too long":     {wire.ScanRequest{Collection: "docs", Prefix: strings.Repeat("a", 600)}, wire.CodeBadID},
 		"prefix not UTF-8":    {wire.ScanRequest{Collection: "docs", Prefix: "\xff"}, wire.CodeBadID},
-		"time in the future":  {wire.ScanRequest{Collection: "docs", AtTime: uint64(c.clock.Now().Add(time.Hour))}, wire.CodeBadRequest},
+		"time in the future":  {wire.ScanRequest{Collection: "docs", AtTime: uint64(c.clock.Now().Add(time.Hour))}, wire.CodeFutureTime},
 		"nothing by the name": {wire.ScanRequest{Collection: "dcos"}, wire.CodeCollectionNotFound},
 	} {
 		_, _, err := c.scan("n1", &x.req)
@@ -471,7 +472,9 @@ func TestTimesOfOtherClocks(t *testing.T) {
 	}
 	// What no clock has reached is.
 	ahead := uint64(c.clock.Now().Add(time.Hour))
-	if _, err := c.get("n3", &wire.GetRequest{Collection: "docs", IDs: []string{"a"}, AtTime: ahead}); codeOf(err) != wire.CodeBadRequest {
+	if _, err := c.get("n3", &wire.GetRequest{Collection: "docs", IDs: []string{"a"}, AtTime: ahead}); codeOf(err) != wire.CodeFutureTime {
 		t.Error(err)
+	} else if no := new(wire.Error); !errors.As(err, &no) || no.Version < last.Time || no.Version >= ahead {
+		t.Errorf("it says that now is %d; the last write was at %d, and %d is in the future", no.Version, last.Time, ahead)
 	}
 }

@@ -131,7 +131,7 @@ func TestHistory(t *testing.T) {
 		{wire.GetRequest{IDs: []string{"a"}, AtVersion: 99}, wire.CodeVersionNotFound, "users/a: has no version 99 (list its history)"},
 		{wire.GetRequest{IDs: []string{"a"}, AtTime: times[0] - 1}, wire.CodeVersionNotFound, "users/a: did not exist at 20"},
 		{wire.GetRequest{IDs: []string{"a"}, AtTime: 5, AtVersion: 5}, wire.CodeBadRequest, "not both"},
-		{wire.GetRequest{IDs: []string{"a"}, AtTime: uint64(c.clock.Now().Add(time.Minute))}, wire.CodeBadRequest, "in the future"},
+		{wire.GetRequest{IDs: []string{"a"}, AtTime: uint64(c.clock.Now().Add(time.Minute))}, wire.CodeFutureTime, "in the future"},
 		{wire.GetRequest{}, wire.CodeBadRequest, "no IDs"},
 	} {
 		x.req.Collection = "users"

@@ -32,6 +32,12 @@ func (k *Clock) Now() hlc.Timestamp {
 	return hlc.FromMillis(ahead + time.Since(k.start).Milliseconds())
 }
 
+// Correct takes the word of a server that the estimate is ahead of all clocks
+// that count: it came from a node whose wall clock is wrong.
+func (k *Clock) Correct(ts hlc.Timestamp) {
+	k.ahead.Store(ts.Millis() - time.Since(k.start).Milliseconds())
+}
+
 // Observe takes a reading that has just arrived; zero is none.
 func (k *Clock) Observe(ts uint64) {
 	if ts == 0 {

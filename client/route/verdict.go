@@ -25,7 +25,7 @@ const (
 func Decisive(code wire.Code) bool {
 	switch code {
 	case wire.CodeBadRequest, wire.CodeBadDocument, wire.CodeBadUpdate, wire.CodeBadID,
-		wire.CodeBadCollection, wire.CodeBadCursor, wire.CodeUnsupported,
+		wire.CodeBadCollection, wire.CodeBadCursor, wire.CodeUnsupported, wire.CodeFutureTime,
 		wire.CodeNotFound, wire.CodeVersionNotFound, wire.CodeHistoryExpired,
 		wire.CodeVersionConflict, wire.CodeAlreadyExists, wire.CodeUpdateFailed,
 		wire.CodeCollectionExists, wire.CodeNotAttempted, wire.CodeTxnConflict, wire.CodeTxnAborted,

@@ -25,6 +25,7 @@ const (
 	CodeBadCursor         Code = 106 // a cursor this cluster did not make
 	CodeBadClusterRequest Code = 107 // cluster init that cannot work
 	CodeUnsupported       Code = 108 // unknown message kind
+	CodeFutureTime        Code = 109 // a read at a time that no clock has reached; Version is the time now
 
 	CodeNotFound           Code = 200 // no such document
 	CodeCollectionNotFound Code = 201

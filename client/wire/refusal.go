@@ -48,6 +48,7 @@ var codeNames = map[Code]string{
 	CodeBadCursor:          "bad_cursor",
 	CodeBadClusterRequest:  "bad_cluster_request",
 	CodeUnsupported:        "unsupported",
+	CodeFutureTime:         "future_time",
 	CodeNotFound:           "not_found",
 	CodeCollectionNotFound: "collection_not_found",
 	CodeVersionNotFound:    "version_not_found",
