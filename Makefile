@@ -56,8 +56,8 @@ mutants: ## break the product in every way of fsm/mutant; the tests have to noti
 	$(GO) run ./cmd/internal/mutants $(if $(MUTANTS),-only $(MUTANTS))
 
 .PHONY: sim
-sim: ## SEEDS random disasters in virtual time, from FIRST on, and all scenarios; SEED=n: that one
-	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 GOGC=400 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST))
+sim: ## SEEDS random disasters in virtual time, from FIRST on, and all scenarios; SEED=n: that one; LOAD=a,b: only these workloads
+	@cd cmd/internal/sim && GODEBUG=tracebacklabels=1 GOGC=400 $(GO) test -timeout 2h $(if $(SEED),-run TestSeeds -v -seed $(SEED),-run 'TestSeeds|TestScenarios' -seeds $(SEEDS) -first $(FIRST)) $(if $(LOAD),-load $(LOAD))
 
 .PHONY: soak
 soak: ## mixed load and random kills for SOAKTIME, judged by checkers

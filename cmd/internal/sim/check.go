@@ -13,6 +13,7 @@ import (
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn/hlc"
 
 	pebble "github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -99,6 +100,46 @@ func difference(a, b replica) error {
 		return fmt.Errorf("one has applied %d, the other %d: somebody still writes", x, y)
 	}
 	return compareRows(a.group.ID(), a.group.Machine().Engine(), b.group.Machine().Engine())
+}
+
+// Transactions at rest: a commit is to be decided within the longest time that
+// a client may ask for, and leaders look after what is past it.
+const (
+	txnsDecided = 10 * time.Second // at most, in package workload and in the client
+	txnsSettled = 2 * time.Second  // after the deadline
+)
+
+// CheckTransactions waits until no group holds anything of a transaction: no
+// intent, no lock, no vote, and no commit that is not resolved everywhere.
+// Nothing may be held for longer than settling takes past its deadline.
+func (c *Cluster) CheckTransactions(ctx context.Context) []error {
+	begun := time.Now()
+	for {
+		var left []error
+		for id, rs := range c.replicas() {
+			for _, r := range rs {
+				m := r.group.Machine()
+				for _, h := range m.Holders() {
+					err := fmt.Errorf("%s on %s: transaction %s, prepared by partition %d, home %d, is held %v past its deadline (%d reads, %d writes)",
+						id, r.node.ID, h.ID, h.Partition, h.Home, time.Since(h.Deadline.Time()).Round(time.Millisecond), h.Reads, h.Writes)
+					left = append(left, err)
+				}
+				for _, u := range m.Unfinished(hlc.Max) {
+					left = append(left, fmt.Errorf("%s on %s: transaction %s of home %d was committed at %v, and its record is still there", id, r.node.ID, u.ID, u.Home, u.Record.At))
+				}
+				if n := r.group.LocksUpFront(); n > 0 {
+					left = append(left, fmt.Errorf("%s on %s: %d documents are locked up front", id, r.node.ID, n))
+				}
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Since(begun) > txnsDecided+txnsSettled || ctx.Err() != nil {
+			return append([]error{fmt.Errorf("%v after the last client, transactions are left behind", time.Since(begun).Round(time.Millisecond))}, left...)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 type row struct{ key, value []byte }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/impossibledb/idb/cmd/internal/workload"
 )
 
 // Plan is a run as it is written down: a cluster, what clients do, and what
@@ -205,6 +207,9 @@ func RandomPlan(seed uint64, workloads []string) *Plan {
 		n.episode()
 	}
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
+	if slices.ContainsFunc(p.Load, workload.Transactional) && p.Shards < 3 && rng.IntN(4) > 0 {
+		p.Shards = 2 + rng.IntN(2) // within one group there is not much to a transaction
+	}
 	return p
 }
 

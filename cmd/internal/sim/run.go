@@ -121,6 +121,7 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 	if err := c.AwaitReady(ready); err != nil {
 		res.State = append(res.State, err)
 	}
+	res.State = append(res.State, c.CheckTransactions(ctx)...)
 	res.State = append(res.State, c.CheckReplicas(ctx)...)
 	reading, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

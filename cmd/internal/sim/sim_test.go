@@ -25,6 +25,7 @@ var (
 	seedFlag  = flag.Uint64("seed", 0, "run this seed only")
 	seedsFlag = flag.Int("seeds", 150, "how many seeds to run")
 	firstFlag = flag.Uint64("first", 1, "the first of them")
+	loadFlag  = flag.String("load", "", "workloads to choose from, separated by commas; empty: all")
 	outFlag   = flag.String("out", filepath.Join(os.TempDir(), "idb-sim"), "where the plan and the pictures of a failure go")
 )
 
@@ -143,14 +144,18 @@ func TestSeeds(t *testing.T) {
 	} else if testing.Short() {
 		n = min(n, 8)
 	}
+	names := workload.Names()
+	if *loadFlag != "" {
+		names = strings.Split(*loadFlag, ",")
+	}
 	t.Run("run", func(t *testing.T) {
 		for seed := first; seed < first+uint64(n); seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
-				p := RandomPlan(seed, workload.Names())
+				p := RandomPlan(seed, names)
 				res := play(t, p, seed)
 				if res.Err() != nil {
-					fail(t, p, res, fmt.Sprintf("make sim SEED=%d", seed))
+					fail(t, p, res, again(seed))
 				} else if *seedFlag != 0 {
 					t.Logf("\n%s\n%s", p, res)
 				}
@@ -158,6 +163,15 @@ func TestSeeds(t *testing.T) {
 		}
 	})
 	fmt.Println("simulated so far:", &totals)
+}
+
+// again says how a seed is run again.
+func again(seed uint64) string {
+	s := fmt.Sprintf("make sim SEED=%d", seed)
+	if *loadFlag != "" {
+		s += " LOAD=" + *loadFlag
+	}
+	return s
 }
 
 // TestScenarios runs the plans that were written down.

@@ -90,6 +90,8 @@ func (l *liar) ServeWire(ctx context.Context, r *wire.Request, w *wire.Responder
 		answer, err = l.get(ctx, r.Body)
 	case wire.KindScan:
 		answer, err = l.scan(ctx, r.Body)
+	case wire.KindCommit:
+		answer, err = l.commit(ctx, r.Body)
 	case wire.KindTopology:
 		var t wire.Topology
 		var body []byte
@@ -173,6 +175,46 @@ func (l *liar) write(ctx context.Context, body []byte) (wire.Message, error) {
 		case l.lies("done and refused", 10):
 			reply.Results[0] = wire.WriteResult{Error: wire.Refuse(wire.CodeDiskFull, "no space")}
 		}
+	}
+	return &reply, nil
+}
+
+// commit is the liar's way with a transaction.
+func (l *liar) commit(ctx context.Context, body []byte) (wire.Message, error) {
+	var q wire.CommitRequest
+	if err := wire.Decode(body, &q); err != nil {
+		return nil, err
+	}
+	writes := 0
+	for i := range q.Collections {
+		c := &q.Collections[i]
+		writes += len(c.Writes)
+		if len(c.Reads) > 0 && l.lies("reads that are not validated", 1) {
+			c.Reads = nil
+		}
+		if len(c.Ranges) > 0 && l.lies("ranges that are not validated", 1) {
+			c.Ranges = nil
+		}
+	}
+	for i := range q.Collections {
+		if c := &q.Collections[i]; writes > 1 && len(c.Writes) > 0 && l.lies("half a transaction", 20) {
+			c.Writes = c.Writes[:len(c.Writes)-1]
+			break
+		}
+	}
+	q.Collections = slices.DeleteFunc(q.Collections, func(c wire.TxnCollection) bool { return len(c.Reads)+len(c.Ranges)+len(c.Writes) == 0 })
+	if len(q.Collections) == 0 {
+		return &wire.CommitReply{}, nil
+	}
+	if writes > 0 && l.lies("a commit that is none", 20) {
+		return &wire.CommitReply{Time: q.ID.Time}, nil
+	}
+	var reply wire.CommitReply
+	if err := l.real.Do(ctx, wire.KindCommit, &q, &reply); err != nil {
+		return nil, err
+	}
+	if writes > 0 && l.lies("a commit that was refused", 20) {
+		return nil, wire.Refuse(wire.CodeTxnConflict, "something was in the way")
 	}
 	return &reply, nil
 }
@@ -279,6 +321,10 @@ func TestLies(t *testing.T) {
 		{"a version that changes", "history", []string{"version changed"}},
 		{"a time that is not kept", "history", []string{"wrong past"}},
 		{"an order that is ignored", "bulk", []string{"unexpected answer", "causal reverse"}},
+		{"half a transaction", "bank", []string{"wrong total", "torn transaction"}},
+		{"reads that are not validated", "bank", []string{"wrong total", "lost update", "stale read"}},
+		{"a commit that is none", "bank", []string{"lost write"}},
+		{"a commit that was refused", "bank", []string{"refused write took effect", "unexpected answer"}},
 		{"a drop that drops nothing", "catalog", []string{"dropped collection read"}},
 	} {
 		t.Run(c.lie+" to "+c.workload, func(t *testing.T) {

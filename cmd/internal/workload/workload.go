@@ -103,6 +103,7 @@ var makers = []struct {
 	{"scan", "scans of changing documents", newScan},
 	{"history", "reads at versions and times, restores", newPast},
 	{"catalog", "collections that come and go beside writes", newCatalog},
+	{"bank", "transfers between accounts in transactions, and sums of all accounts", newBank},
 }
 
 // Names are those of all workloads.
@@ -123,6 +124,9 @@ func About(name string) string {
 	}
 	return ""
 }
+
+// Transactional says that a workload consists of transactions over many documents.
+func Transactional(name string) bool { return slices.Contains([]string{"bank"}, name) }
 
 // New makes workloads by name; without names, all of them.
 func New(o Options, names ...string) ([]Workload, error) {

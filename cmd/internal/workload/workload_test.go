@@ -41,6 +41,37 @@ func dial(t *testing.T, url string) []*client.DB {
 	return dbs
 }
 
+// TestTransactions: nor with transactions under contention, some of whose
+// clients die.
+func TestTransactions(t *testing.T) {
+	dbs := dial(t, "idb://"+strings.Join(startDev(t, 3), ","))
+	ws, err := New(Options{Prefix: "tx", Documents: 3, PerDocument: 200}, "bank")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	l, err := Start(ctx, dbs, LoadOptions{Operations: 300, Clients: 6, Impatience: 0.03, Seed: 5}, ws...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Stop()
+	if err := l.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l.Stop()
+	verdicts := l.Judge(ctx, dbs[0])
+	t.Log("\n" + Text(verdicts))
+	if err := Err(verdicts); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range verdicts {
+		if v.Counts.Answered < 900 || v.Counts.Unknown == 0 {
+			t.Errorf("%s: %d answers, %d unknown outcomes", v.Workload, v.Counts.Answered, v.Counts.Unknown)
+		}
+	}
+}
+
 // TestHealthy: nothing is found wrong with a healthy cluster, some of whose
 // answers nobody waits for, and its collections are gone afterwards.
 func TestHealthy(t *testing.T) {
