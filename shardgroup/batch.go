@@ -79,6 +79,8 @@ type batcher struct {
 	flying  []*batch    // guarded by mu; in order
 	stopped bool        // guarded by mu
 	paused  time.Time   // guarded by mu; until then nothing is proposed
+	waits   bool        // guarded by mu; for a turn of the cadence
+	turn    uint64      // guarded by mu; the round in which it may start
 
 	memory  leader.Memory // guarded by mu
 	drained []drainWait   // guarded by mu
@@ -103,7 +105,8 @@ type batch struct {
 	props  []*proposal
 	term   uint64
 	since  time.Time
-	gaveUp bool // guarded by batcher.mu; the callers were told "unknown"
+	round  uint64 // of the cadence, 0: none
+	gaveUp bool   // guarded by batcher.mu; the callers were told "unknown"
 }
 
 func (b *batcher) init(g *Group) {
@@ -153,6 +156,7 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 	}
 	b.cond.Signal()
 	b.mu.Unlock()
+	b.g.host.cadence.came(refused)
 	if err != nil {
 		for _, p := range props[refused:] {
 			p.finish(fsm.Result{}, err)
@@ -177,6 +181,7 @@ func (b *batcher) shut(err error) {
 	b.queue, b.head, b.bytes = nil, 0, 0
 	waits := b.drained
 	b.drained = nil
+	b.g.host.cadence.moved(-len(queue), 0)
 	b.mu.Unlock()
 	b.endRiders(err)
 	for _, p := range queue {
@@ -229,16 +234,26 @@ func (b *batcher) run() {
 func (b *batcher) take() *batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	cadence := &b.g.host.cadence
+	bt := &batch{}
 	for {
+		ready := !b.stopped && b.memory.Term() != 0 && b.head < len(b.queue) && b.roomLocked() && !b.pausedLocked()
+		if round := b.turn; round != 0 && !ready {
+			b.turn = 0
+			b.mu.Unlock()
+			cadence.leave(round)
+			b.mu.Lock()
+			continue
+		}
 		if b.stopped {
 			return nil
 		}
-		if b.memory.Term() != 0 && b.head < len(b.queue) && b.roomLocked() && !b.pausedLocked() {
+		if ready && b.turnLocked(bt) {
 			break
 		}
 		b.cond.Wait()
 	}
-	bt := &batch{term: b.memory.Term(), since: time.Now()}
+	bt.term, bt.since = b.memory.Term(), time.Now()
 	n, size := 0, 0
 	for b.head+n < len(b.queue) && n < batchCommands {
 		p := b.queue[b.head+n]
@@ -265,7 +280,27 @@ func (b *batcher) take() *batch {
 	}
 	b.flying = append(b.flying, bt)
 	b.memory.Send()
+	cadence.moved(-n, n)
 	return bt
+}
+
+// turnLocked: an entry may start now. A second one in flight is full enough to
+// go by itself.
+func (b *batcher) turnLocked(bt *batch) bool {
+	if len(b.flying) > 0 {
+		return true
+	}
+	if b.turn != 0 {
+		bt.round, b.turn = b.turn, 0
+		return true
+	}
+	if b.waits {
+		return false
+	}
+	var now bool
+	bt.round, now = b.g.host.cadence.enter(b)
+	b.waits = !now
+	return now
 }
 
 // roomLocked: one more entry may be in flight.
@@ -295,6 +330,7 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 			break
 		}
 	}
+	requeued := 0
 	gaveUp := bt.gaveUp
 	var waits []drainWait
 	var drainErr error
@@ -338,9 +374,12 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 			b.mu.Unlock()
 		})
 		gaveUp = true
+		requeued = len(bt.props)
 	}
+	b.g.host.cadence.moved(requeued, -len(bt.props))
 	b.cond.Signal()
 	b.mu.Unlock()
+	b.g.host.cadence.leave(bt.round)
 	for _, w := range waits {
 		w.ch <- drainErr
 	}
@@ -379,6 +418,7 @@ func (b *batcher) expire(now time.Time, limit time.Duration) {
 		b.bytes -= p.size
 		late = append(late, p)
 	}
+	b.g.host.cadence.moved(-len(late), 0)
 	for _, bt := range b.flying {
 		if !bt.gaveUp && now.Sub(bt.since) > limit {
 			bt.gaveUp = true

@@ -33,6 +33,7 @@ type Host struct {
 	confirm *confirmer
 	surveys *surveyor
 	clock   *stopwatch
+	cadence cadence
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -353,6 +354,7 @@ func (h *Host) Close() error {
 			err = place.close()
 		}
 		wg.Wait()
+		h.cadence.stop()
 		close(h.stop)
 		h.cancel()
 		h.confirm.close()
