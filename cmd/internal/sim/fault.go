@@ -58,8 +58,9 @@ var verbs = map[string]verb{
 	"lie disk":    {1, nil, "syncs answer and do nothing: nothing survives this, it is for tests of the simulator", each(func(x *stage, n *Node) { n.Drive.Lie() })},
 	"repair disk": {1, nil, "the disk works and has room", each(func(x *stage, n *Node) { n.Drive.Repair() })},
 
-	"jump clock": {1, []string{"by"}, "the wall clock jumps", jumpClock},
-	"set clock":  {1, nil, "the wall clock is right", each(func(x *stage, n *Node) { n.SetClock() })},
+	"jump clock":  {1, []string{"by"}, "the wall clock jumps", jumpClock},
+	"drift clock": {1, []string{"gains"}, "the wall clock gains that much a second, or loses it (-)", driftClock},
+	"set clock":   {1, nil, "the wall clock is right", each(func(x *stage, n *Node) { n.SetClock() })},
 
 	"heal network": {0, nil, "every link is as it was", func(x *stage, _ *Event, _, _ []*Node) error { x.c.Net.Heal(); return nil }},
 	"heal":         {0, nil, "everything works and runs", func(x *stage, _ *Event, _, _ []*Node) error { x.c.Heal(); return nil }},
@@ -169,6 +170,14 @@ func jumpClock(_ *stage, e *Event, who, _ []*Node) error {
 	by, err := e.duration("by", time.Hour)
 	for _, n := range who {
 		n.Jump(by)
+	}
+	return err
+}
+
+func driftClock(_ *stage, e *Event, who, _ []*Node) error {
+	gains, err := e.duration("gains", 100*time.Millisecond)
+	for _, n := range who {
+		n.Drift(gains)
 	}
 	return err
 }

@@ -25,7 +25,7 @@ type Node struct {
 	ID    string
 	Drive *Drive
 
-	offset atomic.Int64 // of the wall clock, nanoseconds
+	clock atomic.Pointer[wallClock] // nil: it is right
 
 	mu     sync.Mutex
 	life   *life // guarded by mu; nil: no process
@@ -52,14 +52,49 @@ func httpAddr(id string) string   { return id + ":7402" }
 // dataDir is where every node keeps its data, on a drive of its own.
 const dataDir = "/idb"
 
+// wallClock is how far a machine's clock is off, and how that changes.
+type wallClock struct {
+	since  time.Time
+	offset time.Duration // at since
+	gains  time.Duration // a second
+}
+
+// off is how far the clock is off at a moment; c may be nil.
+func (c *wallClock) off(at time.Time) time.Duration {
+	if c == nil {
+		return 0
+	}
+	return c.offset + time.Duration(at.Sub(c.since).Seconds()*float64(c.gains))
+}
+
 // Now is the machine's wall clock.
-func (n *Node) Now() time.Time { return time.Now().Add(time.Duration(n.offset.Load())) }
+func (n *Node) Now() time.Time {
+	now := time.Now()
+	return now.Add(n.clock.Load().off(now))
+}
 
-// Jump moves the machine's wall clock.
-func (n *Node) Jump(d time.Duration) { n.offset.Add(int64(d)) }
+// Jump moves the machine's wall clock. Its rate stays as it is.
+func (n *Node) Jump(d time.Duration) { n.adjust(d, nil) }
 
-// SetClock makes the wall clock right again.
-func (n *Node) SetClock() { n.offset.Store(0) }
+// Drift has the machine's wall clock gain so much a second from now on. One
+// that gains less than -1s runs backwards.
+func (n *Node) Drift(gains time.Duration) { n.adjust(0, &gains) }
+
+// adjust is called by one goroutine at a time, that of the plan.
+func (n *Node) adjust(jump time.Duration, gains *time.Duration) {
+	now, was := time.Now(), n.clock.Load()
+	c := &wallClock{since: now, offset: was.off(now) + jump}
+	if was != nil {
+		c.gains = was.gains
+	}
+	if gains != nil {
+		c.gains = *gains
+	}
+	n.clock.Store(c)
+}
+
+// SetClock makes the wall clock right again, and its rate.
+func (n *Node) SetClock() { n.clock.Store(nil) }
 
 // Start boots the machine and starts its process. A process that cannot start
 // is started again after a second, as an init system does, until the machine is

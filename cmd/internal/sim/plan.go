@@ -355,7 +355,12 @@ func (n *nemesis) episode() {
 			n.add(end, "start %s", one)
 		}
 	case 15:
-		n.add(at, "jump clock %s, by %s%ds", some, n.pick("", "-"), 1+n.rng.IntN(3600))
+		// One in three goes wrong slowly: by up to 1.2 s a second.
+		if sign, by := n.pick("", "-"), 1+n.rng.IntN(3600); by%3 == 0 {
+			n.add(at, "drift clock %s, gains %s%dms", some, sign, by/3)
+		} else {
+			n.add(at, "jump clock %s, by %s%ds", some, sign, by)
+		}
 		if n.rng.IntN(2) == 0 {
 			n.add(end, "set clock %s", some)
 		}

@@ -236,7 +236,7 @@ var ends = map[string][]string{
 	"kill": {"start"}, "stop": {"start"}, "power off": {"start"}, "pause": {"resume"},
 	"cut": {"mend", "heal network"}, "bridge": {"heal network"}, "link": {"mend", "heal network"},
 	"hang disk": {"repair disk"}, "slow disk": {"repair disk"}, "fail disk": {"repair disk"}, "fill disk": {"repair disk"},
-	"jump clock": {"set clock"},
+	"jump clock": {"set clock"}, "drift clock": {"set clock", "drift clock"},
 }
 
 // Page is the run as a report, which can be drawn.
