@@ -19,6 +19,7 @@ import (
 type DB struct {
 	c       *route.Cluster
 	timeout time.Duration
+	rivals  rivals
 }
 
 // Dial connects to a cluster: "idb://host:port,host:port/?timeout=10s", or the

@@ -61,6 +61,7 @@ type Tx struct {
 	born     Timestamp
 	attempt  uint32
 	deadline time.Time
+	careful  bool // documents that there were conflicts about are locked before they are read
 
 	mu    sync.Mutex
 	done  bool
@@ -120,6 +121,8 @@ func (db *DB) begin(born Timestamp, attempt uint32, opts []TxOption) *Tx {
 // Transact runs fn in a transaction and commits it. On a conflict it is rolled
 // back and fn runs again, after a pause, until ctx ends (or, if ctx has no
 // deadline, the client's timeout): fn must not keep anything of an earlier run.
+// Documents that were in conflicts lately are locked when fn reads them, as
+// GetForUpdate does, so that transactions that want the same take turns.
 // An error of fn rolls back and is returned. ErrOutcomeUnknown is returned only
 // if ctx ended while the commit was not decided.
 func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOption) error {
@@ -128,10 +131,15 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 		defer cancel()
 	}
 	var born Timestamp
+	var contested []rival
 	for attempt := uint32(1); ; attempt++ {
 		tx := db.begin(born, attempt, opts)
-		born = tx.born
-		err := fn(tx)
+		born, tx.careful = tx.born, true
+		err := tx.lockAll(ctx, contested)
+		ran := err == nil
+		if ran {
+			err = fn(tx)
+		}
 		if err == nil {
 			_, err = tx.Commit(ctx)
 		} else {
@@ -140,6 +148,10 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) || errors.Is(err, ErrOutcomeUnknown) {
 			return err
 		}
+		if ran {
+			contested = tx.contested()
+		}
+		db.rivals.note(contested, time.Now())
 		// Pauses grow, and differ, so that rivals do not meet again.
 		most := time.Millisecond << min(attempt, 7)
 		t := time.NewTimer(time.Duration(mathrand.Int64N(int64(most))) + time.Millisecond/4)
@@ -294,8 +306,16 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 			}
 			w.Reads = append(w.Reads, r)
 		}
-		for _, p := range c.wrote {
-			w.Writes = append(w.Writes, p.items...)
+		// A document that others wait for is home's if it can be: what is home's
+		// is held only until the decision, and needs no message more.
+		first := slices.IndexFunc(c.wrote, func(p *pendingDoc) bool { return tx.careful && slices.Contains(c.locked, p.id) })
+		if first >= 0 {
+			w.Writes = append(w.Writes, c.wrote[first].items...)
+		}
+		for i, p := range c.wrote {
+			if i != first {
+				w.Writes = append(w.Writes, p.items...)
+			}
 		}
 		if len(w.Reads)+len(w.Ranges)+len(w.Writes) > 0 {
 			req.Collections = append(req.Collections, w)

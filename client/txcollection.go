@@ -126,8 +126,9 @@ func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
 			want = append(want, id)
 		}
 	}
-	if len(want) == 0 {
-		return nil
+	want, err := c.lockRivalsLocked(ctx, want)
+	if err != nil || len(want) == 0 {
+		return err
 	}
 	docs, err := tx.db.Collection(c.name).GetMany(ctx, want, AtTimestamp(tx.timeLocked()))
 	for err != nil {
@@ -220,34 +221,8 @@ func (c *TxCollection) GetForUpdate(ctx context.Context, id string) (*Document, 
 	if tx.cfg.readOnly {
 		return nil, refused(wire.CodeBadRequest, "get for update", c.name, id, "the transaction is read-only")
 	}
-	x := lockExchange{clock: tx.db.c.Clock(), req: wire.LockRequest{
-		ID: tx.id, Born: uint64(tx.born), Collection: c.name, Document: id,
-		First: tx.locksLocked() == 0, TTLMillis: uint32(max(time.Until(tx.deadline), time.Second).Milliseconds()),
-	}}
-	bound, cancel := tx.db.bound(ctx)
-	if cancel != nil {
-		defer cancel()
-	}
-	k := tx.collLocked(c.name)
-	k.locked = append(k.locked, id) // also if the answer is lost
-	if err := tx.db.c.Do(bound, wire.KindLock, route.Read, &x); err != nil {
-		return nil, ofFailure(err, "get for update", c.name, id)
-	}
-	var d *Document
-	if r := &x.reply.Results[0]; r.Error == nil {
-		d = documentOf(&r.Doc)
-	}
-	was, read := k.reads[id]
-	switch {
-	case read && (was == nil) != (d == nil), read && d != nil && was.UpdatedAt != d.UpdatedAt,
-		!read && d != nil && tx.at != 0 && d.UpdatedAt > tx.at:
-		return nil, refused(wire.CodeTxnConflict, "get for update", c.name, id, "was written since the transaction began to read (lock first)")
-	case !read:
-		if e := tx.growLocked("get for update", c.name, id, len(id)+16); e != nil {
-			return nil, e
-		}
-		k.reads[id] = d
-		k.ids = append(k.ids, id)
+	if err := c.lockLocked(ctx, id, max(time.Until(tx.deadline), time.Second)); err != nil {
+		return nil, err
 	}
 	d, err := c.seenLocked(ctx, id)
 	if err == nil && d == nil {
@@ -257,6 +232,41 @@ func (c *TxCollection) GetForUpdate(ctx context.Context, id string) (*Document, 
 		return nil, err
 	}
 	return d, nil
+}
+
+// lockLocked locks a document for so long, and reads it.
+func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Duration) error {
+	tx := c.tx
+	x := lockExchange{clock: tx.db.c.Clock(), req: wire.LockRequest{
+		ID: tx.id, Born: uint64(tx.born), Collection: c.name, Document: id,
+		First: tx.locksLocked() == 0, TTLMillis: uint32(ttl.Milliseconds()),
+	}}
+	bound, cancel := tx.db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	k := tx.collLocked(c.name)
+	k.locked = append(k.locked, id) // also if the answer is lost
+	if err := tx.db.c.Do(bound, wire.KindLock, route.Read, &x); err != nil {
+		return ofFailure(err, "get for update", c.name, id)
+	}
+	var d *Document
+	if r := &x.reply.Results[0]; r.Error == nil {
+		d = documentOf(&r.Doc)
+	}
+	was, read := k.reads[id]
+	switch {
+	case read && (was == nil) != (d == nil), read && d != nil && was.UpdatedAt != d.UpdatedAt,
+		!read && d != nil && tx.at != 0 && d.UpdatedAt > tx.at:
+		return refused(wire.CodeTxnConflict, "get for update", c.name, id, "was written since the transaction began to read (lock first)")
+	case !read:
+		if e := tx.growLocked("get for update", c.name, id, len(id)+16); e != nil {
+			return e
+		}
+		k.reads[id] = d
+		k.ids = append(k.ids, id)
+	}
+	return nil
 }
 
 // lockExchange is the exchange of a lock.

@@ -1,6 +1,7 @@
 package shardgroup
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,13 +36,14 @@ type lockBook struct {
 	count atomic.Int64 // locks, so that most commands need no more
 
 	mu      sync.Mutex
-	held    map[docKey]frontLock  // guarded by mu
-	of      map[txn.ID][]docKey   // guarded by mu; the same, by holder
-	changed chan struct{}         // guarded by mu; closed when one was let go
-	waiting map[*Waiting]struct{} // guarded by mu; so is what a Waiting says
-	waited  [2]atomic.Uint64      // waits ended, and the microseconds they took
-	stepped atomic.Uint64         // commands that stepped back
-	taken   atomic.Uint64         // locks taken
+	held    map[docKey]frontLock   // guarded by mu
+	of      map[txn.ID][]docKey    // guarded by mu; the same, by holder
+	wanted  map[docKey][]frontLock // guarded by mu; who asks for a lock
+	changed chan struct{}          // guarded by mu; closed when one was let go
+	waiting map[*Waiting]struct{}  // guarded by mu; so is what a Waiting says
+	waited  [2]atomic.Uint64       // waits ended, and the microseconds they took
+	stepped atomic.Uint64          // commands that stepped back
+	taken   atomic.Uint64          // locks taken
 }
 
 // Wait is what somebody is about to do who waits.
@@ -91,6 +93,7 @@ type FrontLock struct {
 
 func (b *lockBook) init() {
 	b.held, b.of = map[docKey]frontLock{}, map[txn.ID][]docKey{}
+	b.wanted = map[docKey][]frontLock{}
 	b.changed = make(chan struct{})
 	b.waiting = map[*Waiting]struct{}{}
 }
@@ -110,18 +113,44 @@ func (b *lockBook) wakeLocked() {
 	b.changed = make(chan struct{})
 }
 
-// take takes a lock, or says who has it.
+// want and unwant bracket the asking for a lock: of those who ask, the oldest is
+// to have it.
+func (b *lockBook) want(k docKey, l frontLock) {
+	b.mu.Lock()
+	b.wanted[k] = append(b.wanted[k], l)
+	b.mu.Unlock()
+}
+
+func (b *lockBook) unwant(k docKey, id txn.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := slices.DeleteFunc(b.wanted[k], func(l frontLock) bool { return l.id == id })
+	if len(left) > 0 {
+		b.wanted[k] = left
+		b.wakeLocked() // it may have been the oldest
+	} else {
+		delete(b.wanted, k)
+	}
+}
+
+// take takes a lock, or says who has it. If nobody has, it says who is to have
+// it first, and when to look again.
 func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock, changed <-chan struct{}, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h, there := b.held[k]; there && h.id != l.id && now.Before(h.expires) {
-		return h, b.changed, false
+		return h, nil, false
 	} else if !there && len(b.held) >= maxFrontLocks {
 		if b.expireLocked(now); len(b.held) >= maxFrontLocks {
 			return frontLock{}, nil, false
 		}
 	} else if there && h.id != l.id {
 		b.dropLocked(h.id, k)
+	}
+	for _, o := range b.wanted[k] {
+		if older(o.born, o.id, l.born, l.id) {
+			return o, b.changed, false
+		}
 	}
 	if h, there := b.held[k]; !there || h.id != l.id {
 		b.of[l.id] = append(b.of[l.id], k)

@@ -82,6 +82,9 @@ func waitOf(c *fsm.Command) Waiting {
 	return Waiting{What: WaitCommit, Home: x.Partition, HomeKnown: true}
 }
 
+// lockPoll is how often who waits looks for locks that have expired.
+const lockPoll = 50 * time.Millisecond
+
 // awaitLocks waits until nobody holds what a command needs, or the time is up:
 // then it is for the machine to say. back says that the command is to step
 // back, from whom. shown is how the wait looks from outside.
@@ -130,7 +133,7 @@ func (g *Group) awaitLocks(ctx context.Context, c *fsm.Command, shown Waiting, b
 			g.keeper.hurryUp()
 		}
 		up := false
-		poll := time.NewTimer(50 * time.Millisecond) // for locks that expire
+		poll := time.NewTimer(lockPoll)
 		select {
 		case <-released:
 		case <-unlocked:
@@ -173,6 +176,9 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 		Part: txn.Part{Writes: []txn.Write{{Collection: k.Collection, ID: k.ID}}},
 	}}}
 	limit := time.Now().Add(g.host.cfg.LockWait)
+	mine := frontLock{id: id, born: born}
+	g.locks.want(key, mine)
+	defer g.locks.unwant(key, id)
 	for {
 		if rival, back := g.awaitLocks(ctx, &c, Waiting{What: WaitLock}, born, free); back {
 			return &StepBack{rival}
@@ -181,7 +187,8 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 			return ErrTimeout
 		}
 		now := time.Now()
-		h, _, ok := g.locks.take(key, frontLock{id: id, born: born, expires: now.Add(ttl)}, now)
+		mine.expires = now.Add(ttl)
+		h, changed, ok := g.locks.take(key, mine, now)
 		switch {
 		case ok:
 			// Whoever lost leadership in between has emptied its book before this
@@ -195,7 +202,19 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 			return ErrOverloaded
 		case now.After(limit):
 			return &StepBack{h.id}
+		case changed == nil:
+			continue // it was taken meanwhile: awaitLocks tells whether to wait
 		}
+		poll := time.NewTimer(lockPoll)
+		select {
+		case <-changed:
+		case <-poll.C:
+		case <-ctx.Done():
+		case <-g.stop:
+			poll.Stop()
+			return g.stopError()
+		}
+		poll.Stop()
 	}
 }
 

@@ -405,3 +405,60 @@ func TestTransactionMeetsDrop(t *testing.T) {
 		t.Errorf("%d documents, %v, %v", n, err, e)
 	}
 }
+
+// TestTransactLocks: increments of two hot documents, which nobody locks
+// himself, conflict a few times, and then wait for their turns.
+func TestTransactLocks(t *testing.T) {
+	d := startDev(t, t.TempDir(), 3)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	hot := db.Collection("hot")
+	for _, id := range []string{"a", "b"} {
+		if _, err := hot.Put(ctx, id, map[string]any{"n": 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type counter struct {
+		N int `json:"n"`
+	}
+	var wg sync.WaitGroup
+	var runs atomic.Int64
+	const workers, each = 6, 20
+	for range workers {
+		wg.Go(func() {
+			for range each {
+				err := db.Transact(ctx, func(tx *client.Tx) error {
+					runs.Add(1)
+					for _, id := range []string{"a", "b"} {
+						var v counter
+						if err := tx.Collection("hot").GetInto(ctx, id, &v); err != nil {
+							return err
+						}
+						if err := tx.Collection("hot").Put(id, counter{v.N + 1}); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range []string{"a", "b"} {
+		var v counter
+		if err := hot.GetInto(ctx, id, &v); err != nil || v.N != workers*each {
+			t.Errorf("%s: %d increments made it %d, %v", id, workers*each, v.N, err)
+		}
+	}
+	if n := runs.Load(); n > 2*workers*each {
+		t.Errorf("%d transactions took %d runs", workers*each, n)
+	} else {
+		t.Logf("%d transactions in %d runs", workers*each, n)
+	}
+}
