@@ -632,3 +632,21 @@ func TestTxBesideAWrongClock(t *testing.T) {
 		}
 	}
 }
+
+// The clock follows refusals too.
+func TestRefusalMovesClock(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	db := c.dial(t)
+	ctx := t.Context()
+	must(db.Collection("users").Put(ctx, "a", client.D{}))(t)
+	ahead := db.Now().Add(time.Hour)
+	c.faults(func(n *server, r *wire.Request) fault {
+		return fault{refuse: &wire.Error{Code: wire.CodeVersionConflict, Message: "no", Now: uint64(ahead)}}
+	})
+	if _, err := db.Collection("users").Put(ctx, "a", client.D{}); !errors.Is(err, client.ErrVersionConflict) {
+		t.Error(err)
+	}
+	if now := db.Now(); now < ahead {
+		t.Errorf("the clock is at %v, the refusal was at %v", now, ahead)
+	}
+}

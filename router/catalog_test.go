@@ -89,6 +89,18 @@ func TestLateAttempts(t *testing.T) {
 	}
 }
 
+// TestRefusalHasTheTime: a refused client learns how late it is, and what is
+// shared between refusals stays as it is.
+func TestRefusalHasTheTime(t *testing.T) {
+	c := newTestCluster(t, 1, 1)
+	r := c.nodes["n1"].router
+	shared := refuse(wire.CodeTxnConflict, "a: is held")
+	before := uint64(r.opts.Clock.Now())
+	if e := r.refusal(shared); e.Now <= before || e.Code != shared.Code || e.Message != shared.Message || shared.Now != 0 {
+		t.Errorf("%+v of %+v", e, shared)
+	}
+}
+
 // TestUnnamed: requests without what tells them apart are refused.
 func TestUnnamed(t *testing.T) {
 	c := newTestCluster(t, 1, 1)

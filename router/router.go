@@ -248,10 +248,19 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 func (r *Router) ServeWire(ctx context.Context, req *wire.Request, resp *wire.Responder) {
 	message, err := r.Serve(ctx, req.Kind, req.Body, func(part wire.Message) error { return resp.SendMessage(part) })
 	if err != nil {
-		_ = resp.Fail(r.wireError(err, subject{})) // a client that is gone needs no answer
+		_ = resp.Fail(r.refusal(err)) // a client that is gone needs no answer
 		return
 	}
 	_ = resp.ReplyMessage(message)
+}
+
+// refusal is an error as a client gets it, with the time: what was in a
+// transaction's way may be younger than the client's clock, and the next attempt
+// reads at that.
+func (r *Router) refusal(err error) *wire.Error {
+	timed := *r.wireError(err, subject{}) // which may be shared
+	timed.Now = uint64(r.opts.Clock.Now())
+	return &timed
 }
 
 // answer makes a message and a refusal what Serve returns: a nil *wire.Error

@@ -181,6 +181,7 @@ func (c *Cluster) settle(ctx context.Context, p place, err error, t *try) (time.
 	if !refused {
 		return c.unanswered(ctx, p, err, t)
 	}
+	c.clock.Observe(refusal.Now)
 	t.refusal, t.err, t.not = refusal, nil, nil
 	switch judge(refusal.Code, t.mutates, t.lost) {
 	case final:

@@ -84,6 +84,9 @@ type Error struct {
 	Epoch uint64
 	// RetryAfterMillis is how long to wait before trying again; 0: no advice.
 	RetryAfterMillis uint32
+	// Now is the clock of the node that answers the client; 0: not told. What
+	// was in the way may be younger than all that the client has heard of.
+	Now uint64
 }
 
 // Error is the message, which stands alone: "users/u17: version is 9, …".

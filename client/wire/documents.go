@@ -14,13 +14,14 @@ func appendArray(dst []byte, n int) []byte { return msgp.AppendArrayHeader(dst, 
 
 // AppendTo appends the encoding.
 func (m *Error) AppendTo(dst []byte) []byte {
-	dst = appendArray(dst, 6)
+	dst = appendArray(dst, 7)
 	dst = msgp.AppendUint64(dst, uint64(m.Code))
 	dst = msgp.AppendString(dst, m.Message)
 	dst = msgp.AppendString(dst, m.Leader)
 	dst = msgp.AppendUint64(dst, m.Version)
 	dst = msgp.AppendUint64(dst, m.Epoch)
-	return msgp.AppendUint64(dst, uint64(m.RetryAfterMillis))
+	dst = msgp.AppendUint64(dst, uint64(m.RetryAfterMillis))
+	return msgp.AppendUint64(dst, m.Now)
 }
 
 func (m *Error) decodeFrom(body []byte) error {
@@ -46,6 +47,7 @@ func (m *Error) decode(r *reader) {
 	m.Version = r.uint64()
 	m.Epoch = r.uint64()
 	m.RetryAfterMillis = r.uint32()
+	m.Now = r.uint64()
 	r.close(outer)
 }
 

@@ -92,7 +92,7 @@ var messageTable = []struct {
 	{"hello", "the first body of every connection of a client", &Hello{Magic: Magic, MinVersion: 1, MaxVersion: 1, Client: "example 1.0", ClusterID: ""}},
 	{"hello to one cluster", "refused with WrongCluster by a node of another", &Hello{Magic: Magic, MinVersion: 1, MaxVersion: 3, Client: "example 1.0", ClusterID: "5f0c9a"}},
 	{"hello reply", "version 1 was chosen; Now is the base of request IDs", &HelloReply{Version: 1, Server: "idb 0.1.0", NodeID: "n1", ClusterID: "5f0c9a", Now: 114967706271645696, MaxFrame: MaxFrameBytes, MaxDocument: 1 << 20, MaxInFlight: 1024, TopologyEpoch: 1}},
-	{"error", "every field in use", &Error{Code: CodeVersionConflict, Message: "cities/DE/1: version is 9, the write expected 8 (re-read and retry)", Leader: "n2", Version: 9, Epoch: 3, RetryAfterMillis: 50}},
+	{"error", "every field in use", &Error{Code: CodeVersionConflict, Message: "cities/DE/1: version is 9, the write expected 8 (re-read and retry)", Leader: "n2", Version: 9, Epoch: 3, RetryAfterMillis: 50, Now: 114967706271645699}},
 	{"error, least", "only the code and the text", &Error{Code: CodeNotFound, Message: "cities/DE/0 does not exist"}},
 	{"request ID", "16 random bytes, never used for another write", &RequestID{Time: 114967706271645696, Random: random16}},
 	{"put", "create or replace one document", &WriteRequest{Collection: "cities", Number: 7, Epoch: 1, Items: []WriteItem{{RequestID: RequestID{114967706271645696, random16}, Op: OpPut, ID: "DE/1", Body: berlin()}}}},
