@@ -460,7 +460,9 @@ func TestNumberGone(t *testing.T) {
 
 	renumber(c, "users")
 	must(users.Insert(ctx, "b", client.D{}))(t)
-	for _, ordered := range []bool{false, true} {
+	for i := range 4 {
+		ordered := i%2 == 1
+		c.itemwise.Store(i >= 2)
 		renumber(c, "users")
 		b := db.Bulk()
 		if ordered {
@@ -473,6 +475,7 @@ func TestNumberGone(t *testing.T) {
 			t.Errorf("ordered %v: %v, %+v", ordered, err, res)
 		}
 	}
+	c.itemwise.Store(false)
 
 	var cuts atomic.Int64
 	cuts.Store(1)
@@ -511,11 +514,14 @@ func TestNumberGone(t *testing.T) {
 	if _, err := users.Insert(ctx, "never", client.D{}); !errors.Is(err, client.ErrCollectionNotFound) {
 		t.Errorf("a collection that is always made anew: %v", err)
 	}
-	b = db.OrderedBulk()
-	b.Put(users, "never", client.D{})
-	b.Put(users, "never2", client.D{})
-	if _, err := b.Do(ctx); !errors.Is(err, client.ErrCollectionNotFound) {
-		t.Errorf("in a bulk: %v", err)
+	for _, itemwise := range []bool{false, true} {
+		c.itemwise.Store(itemwise)
+		b = db.OrderedBulk()
+		b.Put(users, "never", client.D{})
+		b.Put(users, "never2", client.D{})
+		if _, err := b.Do(ctx); !errors.Is(err, client.ErrCollectionNotFound) {
+			t.Errorf("in a bulk: %v", err)
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ type cluster struct {
 	late  sync.WaitGroup
 
 	wrong atomic.Int64 // how far the clock of the nodes' greeting is ahead of the groups'
+	// itemwise: a collection that is gone is found out item by item, as by a
+	// node whose catalog is old.
+	itemwise atomic.Bool
 
 	room atomic.Int64 // bytes of documents in the answer to a get; 0: as many as there are
 }
@@ -455,7 +458,8 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 			panic(err)
 		}
 		info, ok := c.find(q.Collection)
-		if !ok || info.ID != q.Number {
+		gone := !ok || info.ID != q.Number
+		if gone && !c.itemwise.Load() {
 			return nil, missing(q.Collection)
 		}
 		reply := wire.WriteReply{Now: c.store.now(), Cost: wire.Cost{Groups: 1, Docs: uint64(len(q.Items))}}
@@ -465,6 +469,8 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 			switch e := n.admit(info, q.Items[i].ID, q.Epoch, q.Direct); {
 			case failed && q.Ordered:
 				res.Error = &wire.Error{Code: wire.CodeNotAttempted, Message: "not attempted"}
+			case gone:
+				res.Error = missing(q.Collection)
 			case e != nil && len(q.Items) == 1:
 				return nil, e
 			case e != nil:
