@@ -167,8 +167,8 @@ func TestCheckFinds(t *testing.T) {
 						break
 					}
 				}
-				for i := range f.Rows {
-					f.Rows[i].Sum++
+				if len(f.Rows) > 0 { // their number follows from the time of request IDs
+					f.Rows[0].Sum++
 				}
 			}
 			return f, nil
@@ -229,7 +229,7 @@ func TestCheckFinds(t *testing.T) {
 				t.Errorf("found %d:\n%s\nwant %s", reply.Found, got, want)
 			}
 			if n := strings.Count(got, "\n"); n > 1 {
-				t.Errorf("%d findings instead of one", n)
+				t.Errorf("%d findings instead of one:\n%s", n, got)
 			}
 		})
 	}
