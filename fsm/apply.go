@@ -50,6 +50,7 @@ type scratch struct {
 	key      []byte
 	key2     []byte
 	row      []byte
+	keys     []byte // of docs
 }
 
 func (s *scratch) makeMaps() {
@@ -64,6 +65,9 @@ func (s *scratch) makeMaps() {
 // clear empties the maps. Emptying one takes time by what it ever held, so
 // after a large batch they are made anew.
 func (s *scratch) clear() {
+	if s.keys = s.keys[:0]; cap(s.keys) > 1<<20 {
+		s.keys = nil
+	}
 	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone), len(s.tombs)) > 64 {
 		s.makeMaps()
 		return

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -88,7 +89,6 @@ func (f *filter) place(random *[16]byte) (block *[8]uint64, at uint64) {
 // head is what a write that does not look at the body needs of a document's
 // newest version.
 type head struct {
-	key     string
 	version uint64
 	created hlc.Timestamp
 	updated hlc.Timestamp
@@ -97,47 +97,147 @@ type head struct {
 }
 
 // recentHeads remembers the heads of the documents that were written last, by
-// their keys. Two generations, as above; one that is asked for stays.
+// their keys. Two generations, as above.
 type recentHeads struct {
-	young map[string]*head
-	old   map[string]*head
-	last  *head // what get has found in young: put looks there first
+	young headTable
+	old   headTable
+	seed  maphash.Seed
 }
 
-const headsFull = 16 << 10 // in each generation; about 120 bytes for each
+const headsFull = 16 << 10 // in each generation; about 80 bytes for each
 
-func (h *recentHeads) reset() { *h = recentHeads{young: map[string]*head{}} }
+func (h *recentHeads) reset() { *h = recentHeads{seed: maphash.MakeSeed()} }
 
-// get answers nil if the document is not remembered. The head is valid until
-// the next put.
-func (h *recentHeads) get(key []byte) *head {
-	if h.last = h.young[string(key)]; h.last != nil {
-		return h.last
-	}
-	return h.old[string(key)]
-}
-
-// put remembers a head, and answers its key as a string.
-func (h *recentHeads) put(key []byte, v head) string {
-	p := h.last
-	if p == nil || p.key != string(key) {
-		p = h.young[string(key)]
-	}
-	if p == nil {
-		if len(h.young) >= headsFull {
-			h.old, h.young = h.young, make(map[string]*head, headsFull)
+func (h *recentHeads) get(key []byte) (v head, found bool) {
+	hash := maphash.Bytes(h.seed, key)
+	for _, t := range [...]*headTable{&h.young, &h.old} {
+		if at := t.find(hash, key); at >= 0 {
+			return t.read(at)
 		}
-		p = &head{key: string(key)}
-		h.young[p.key] = p
 	}
-	v.key = p.key
-	*p, h.last = v, p
-	return p.key
+	return head{}, false
+}
+
+// put remembers a head.
+func (h *recentHeads) put(key []byte, v head) {
+	hash := maphash.Bytes(h.seed, key)
+	at := h.young.find(hash, key)
+	if at < 0 {
+		if h.young.count >= headsFull {
+			h.old, h.young = h.young, h.old
+			h.young.clear()
+		}
+		if 2*h.young.count >= len(h.young.slots) {
+			h.young.grow(h.seed)
+		}
+		at = h.young.add(hash, key)
+	}
+	h.young.write(at, v)
 }
 
 // forget is called when the newest version of a document is removed.
 func (h *recentHeads) forget(key []byte) {
-	delete(h.young, string(key))
-	delete(h.old, string(key))
-	h.last = nil
+	hash := maphash.Bytes(h.seed, key)
+	for _, t := range [...]*headTable{&h.young, &h.old} {
+		if at := t.find(hash, key); at >= 0 {
+			t.rows[at+headFlags] |= headGone
+		}
+	}
+}
+
+// headTable is one generation, without a pointer in it: the collector of
+// garbage has nothing to look at, however many heads there are.
+type headTable struct {
+	slots []uint32 // open addressing, at most half full: where in rows, plus one
+	rows  []byte   // | version, created, updated u64 | size u32 | flags u8 | key length u16 | key |, and so on
+	count int
+}
+
+const (
+	headFlags   = 3*8 + 4
+	headFixed   = headFlags + 1 + 2
+	headDeleted = 1 << 0
+	headGone    = 1 << 1 // forgotten; the row is of use again when the document is
+)
+
+func (t *headTable) clear() {
+	clear(t.slots)
+	t.rows, t.count = t.rows[:0], 0
+	if cap(t.rows) > 4<<20 {
+		t.rows = nil
+	}
+}
+
+// keyAt is a row's key.
+func (t *headTable) keyAt(at int) []byte {
+	n := int(binary.LittleEndian.Uint16(t.rows[at+headFlags+1:]))
+	return t.rows[at+headFixed : at+headFixed+n]
+}
+
+// find is where the key's row is, or -1.
+func (t *headTable) find(hash uint64, key []byte) int {
+	if t.count == 0 {
+		return -1
+	}
+	mask := uint64(len(t.slots) - 1)
+	for s := hash & mask; t.slots[s] != 0; s = (s + 1) & mask {
+		if at := int(t.slots[s] - 1); string(t.keyAt(at)) == string(key) {
+			return at
+		}
+	}
+	return -1
+}
+
+// add makes a row for a key that has none, and says where.
+func (t *headTable) add(hash uint64, key []byte) int {
+	at := len(t.rows)
+	t.place(hash, at)
+	var fixed [headFixed]byte
+	binary.LittleEndian.PutUint16(fixed[headFlags+1:], uint16(len(key)))
+	t.rows = append(append(t.rows, fixed[:]...), key...)
+	t.count++
+	return at
+}
+
+func (t *headTable) place(hash uint64, at int) {
+	mask := uint64(len(t.slots) - 1)
+	s := hash & mask
+	for t.slots[s] != 0 {
+		s = (s + 1) & mask
+	}
+	t.slots[s] = uint32(at) + 1
+}
+
+// grow makes room for twice as many rows.
+func (t *headTable) grow(seed maphash.Seed) {
+	t.slots = make([]uint32, max(256, 2*len(t.slots)))
+	for at := 0; at < len(t.rows); {
+		key := t.keyAt(at)
+		t.place(maphash.Bytes(seed, key), at)
+		at += headFixed + len(key)
+	}
+}
+
+func (t *headTable) read(at int) (v head, found bool) {
+	b := t.rows[at : at+headFixed]
+	flags := b[headFlags]
+	return head{
+		version: binary.LittleEndian.Uint64(b),
+		created: hlc.Timestamp(binary.LittleEndian.Uint64(b[8:])),
+		updated: hlc.Timestamp(binary.LittleEndian.Uint64(b[16:])),
+		size:    binary.LittleEndian.Uint32(b[24:]),
+		deleted: flags&headDeleted != 0,
+	}, flags&headGone == 0
+}
+
+func (t *headTable) write(at int, v head) {
+	b := t.rows[at : at+headFixed]
+	binary.LittleEndian.PutUint64(b, v.version)
+	binary.LittleEndian.PutUint64(b[8:], uint64(v.created))
+	binary.LittleEndian.PutUint64(b[16:], uint64(v.updated))
+	binary.LittleEndian.PutUint32(b[24:], v.size)
+	b[headFlags] = 0
+	if v.deleted {
+		b[headFlags] = headDeleted
+	}
 }

@@ -1,11 +1,14 @@
 package fsm
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // TestRecentRequests: an ID that was recorded is never "unseen", however many
@@ -55,21 +58,61 @@ func TestRecentHeads(t *testing.T) {
 	key := func(n int) string { return string(rune(n)) }
 	for n := range 5 * headsFull {
 		h.put([]byte(key(n)), head{version: uint64(n)})
-		if len(h.young)+len(h.old) > 2*headsFull {
-			t.Fatalf("%d are remembered", len(h.young)+len(h.old))
+		if h.young.count+h.old.count > 2*headsFull {
+			t.Fatalf("%d are remembered", h.young.count+h.old.count)
 		}
 	}
 	last := 5*headsFull - 1
-	if v := h.get([]byte(key(last))); v == nil || v.version != uint64(last) {
-		t.Errorf("the last: %+v", v)
+	if v, ok := h.get([]byte(key(last))); !ok || v.version != uint64(last) {
+		t.Errorf("the last: %+v, %v", v, ok)
 	}
-	if h.get([]byte(key(0))) != nil {
+	if _, ok := h.get([]byte(key(0))); ok {
 		t.Error("the first is still there")
 	}
-	h.old[key(last)] = &head{version: 1} // an older head of the same document
+	h.old, h.young = h.young, h.old // both have a head of the document
+	h.put([]byte(key(last)), head{version: 1})
 	h.forget([]byte(key(last)))
-	if h.get([]byte(key(last))) != nil {
+	if _, ok := h.get([]byte(key(last))); ok {
 		t.Error("a forgotten head came back")
+	}
+}
+
+// TestRecentHeadsAreTheLast: what is remembered is what was put last, and never
+// what was forgotten since; and the last that were put are remembered.
+func TestRecentHeadsAreTheLast(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var h recentHeads
+	h.reset()
+	want := map[string]head{}
+	var puts []string
+	found := 0
+	for n := range 20 * headsFull {
+		key := strings.Repeat("k", rng.IntN(40)) + fmt.Sprint(rng.IntN(3*headsFull))
+		switch rng.IntN(10) {
+		case 0:
+			h.forget([]byte(key))
+			delete(want, key)
+		case 1, 2, 3, 4, 5:
+			want[key] = head{version: uint64(n), created: 1, updated: hlc.Timestamp(n), size: uint32(n), deleted: n%3 == 0}
+			h.put([]byte(key), want[key])
+			puts = append(puts, key)
+		default:
+			if len(puts) > 0 {
+				key = puts[max(0, len(puts)-1-rng.IntN(headsFull))]
+			}
+			got, ok := h.get([]byte(key))
+			w, there := want[key]
+			if ok && (!there || got != w) {
+				t.Fatalf("step %d: %q is remembered as %+v, and is %+v, %v", n, key, got, w, there)
+			}
+			if there && !ok {
+				t.Fatalf("step %d: %q, one of the last, is not remembered", n, key)
+			}
+			found++
+		}
+	}
+	if found < headsFull {
+		t.Errorf("only %d were found", found)
 	}
 }
 

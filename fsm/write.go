@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
@@ -249,10 +250,17 @@ func (a *applier) install(k countKey, id string, next *mvcc.Row, was prior) {
 	if was.inBatch {
 		p.older = append(was.pending.older, was.pending.newest)
 	}
-	key := a.m.heads.put(a.key, head{version: next.Version, created: next.Created, updated: next.Updated, size: uint32(len(next.Body)), deleted: next.Deleted})
-	a.docs[key] = p
+	a.m.heads.put(a.key, head{version: next.Version, created: next.Created, updated: next.Updated, size: uint32(len(next.Body)), deleted: next.Deleted})
+	a.docs[a.keep(a.key)] = p
 	a.key = mvcc.AppendTime(a.key, next.Updated)
 	a.foldRow(opSet, a.key, a.writer().SetDocument(a.key, next))
+}
+
+// keep makes a key a string that is good until the batch is done with.
+func (a *applier) keep(key []byte) string {
+	a.keys = append(a.keys, key...)
+	kept := a.keys[len(a.keys)-len(key):]
+	return unsafe.String(unsafe.SliceData(kept), len(kept)) // not changed before clear
 }
 
 // current is the newest version of the document at a.key, and its body's size.
@@ -262,7 +270,7 @@ func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Ro
 		return p.newest, true, len(p.newest.Body), nil
 	}
 	if op != wire.OpUpdate && op != wire.OpUpsert {
-		if h := a.m.heads.get(a.key); h != nil {
+		if h, ok := a.m.heads.get(a.key); ok {
 			return mvcc.Row{Version: h.version, Created: h.created, Updated: h.updated, Deleted: h.deleted}, true, int(h.size), nil
 		}
 	}
