@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -279,6 +280,9 @@ func readTail(src rowSource, g placement.GroupID) (newest meta, rows []tailRow, 
 // load takes the rows into memory; counts are laid over those that are sealed.
 func (t *tail) load(rows []tailRow, kept map[countKey]counts) error {
 	t.reset()
+	if mutant.On(mutant.TailUnread) {
+		return nil
+	}
 	for i := range rows {
 		err := rows[i].each(func(k countKey, c counts) {
 			t.counts[k] = struct{}{}
@@ -361,6 +365,9 @@ func storedAnswer(r *mvcc.Reader, g placement.GroupID, p placement.PartitionID, 
 	if found {
 		answer, err = aloneAnswer(row)
 		return bytes.Clone(answer), err == nil, err
+	}
+	if mutant.On(mutant.SealedUnread) {
+		return nil, false, nil
 	}
 	want := requestKeyOf(p, id)
 	start, end := mvcc.AnswersFrom(g, p, id.Time)

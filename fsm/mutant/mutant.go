@@ -64,6 +64,8 @@ const (
 	ApplyRandom       Name = "apply-random"        // Apply is not deterministic, and digests are not compared
 	RetryRuns         Name = "retry-runs"          // a request ID that was seen is run again
 	RequestsLost      Name = "requests-lost"       // a snapshot comes without the request IDs
+	TailUnread        Name = "tail-unread"         // what the last entries left is not read at the start
+	SealedUnread      Name = "sealed-unread"       // answers that were sealed are not looked for
 	ExpiredRuns       Name = "expired-runs"        // a request ID below the horizon is run
 	VersionUnchecked  Name = "version-unchecked"   // a write's condition on the version is ignored
 	EpochUnchecked    Name = "epoch-unchecked"     // a partition that is not owned is written
@@ -83,7 +85,7 @@ func Names() []Name {
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
 		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
-		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, ExpiredRuns,
+		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 	}

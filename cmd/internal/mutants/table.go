@@ -63,6 +63,8 @@ var table = []row{
 	{mutant.ApplyRandom, "Apply is random and digests are not compared", ruleShard, `the model says|different rows`, 1000},
 	{mutant.RetryRuns, "a request ID that was seen runs again", ruleShard, `\(again\)|took effect`, 1000},
 	{mutant.RequestsLost, "a snapshot comes without the request IDs", ruleShard, `different rows|the model says|answers are stored`, 5000},
+	{mutant.TailUnread, "what the last entries left is not read at the start", ruleShard, `different rows|the model says|answers are stored|counts \d+ documents`, 5000},
+	{mutant.SealedUnread, "answers that were sealed are not looked for", ruleShard, `the model says|took effect|\(again\)`, 5000},
 	{mutant.ExpiredRuns, "a request ID below the horizon runs", ruleShard, `the model says refused with code 601`, 5000},
 	{mutant.VersionUnchecked, "the condition on the version is ignored", ruleShard, `the model says refused with code 300`, 1000},
 	{mutant.EpochUnchecked, "a partition that is not owned is written", ruleShard, `the model says refused with code 501`, 1000},
