@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -96,8 +97,11 @@ func (w *benchWriter) batch(n int, op wire.WriteOp, id func() int) Entry {
 		w.reqs++
 		w.now++
 		k := benchKey(id())
+		rid := wire.RequestID{Time: 1e6 + w.reqs}
+		binary.LittleEndian.PutUint64(rid.Random[:], w.rng.Uint64())
+		binary.LittleEndian.PutUint64(rid.Random[8:], w.rng.Uint64())
 		commands[i] = Command{Time: w.now, Write: &Write{Partition: k.Partition, Epoch: 1, Collection: 1, Item: wire.WriteItem{
-			RequestID: request(1e6+w.reqs, w.rng.Uint64()), Op: op, ID: k.ID, Body: w.docs[w.rng.IntN(len(w.docs))],
+			RequestID: rid, Op: op, ID: k.ID, Body: w.docs[w.rng.IntN(len(w.docs))],
 		}}}
 	}
 	w.index++
@@ -155,11 +159,17 @@ func BenchmarkApply(b *testing.B) {
 }
 
 // BenchmarkUpdates is what a node of a small cluster sees under many writers:
-// eight groups take turns, in entries of a few commands each, on 10,000
-// documents of 1 KiB. It says what the processor had to do for one command: in
+// eight groups take turns, in entries of a few commands each, on documents of
+// 1 KiB. It says what the processor had to do for one command: in
 // Apply itself, and with the flushes and compactions that follow from it.
 func BenchmarkUpdates(b *testing.B) {
-	const groups, docs, chunk = 8, 10_000, 1024
+	for _, docs := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprintf("of=%d", docs), func(b *testing.B) { benchUpdates(b, docs) })
+	}
+}
+
+func benchUpdates(b *testing.B, docs int) {
+	const groups, chunk = 8, 1024
 	e := benchEngine(b)
 	var ws [groups]*benchWriter
 	for g := range groups {
