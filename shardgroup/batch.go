@@ -280,7 +280,7 @@ func (b *batcher) take() *batch {
 	}
 	b.flying = append(b.flying, bt)
 	b.memory.Send()
-	cadence.moved(-n, n)
+	cadence.moved(-n, len(bt.props)) // riders were not counted while they waited
 	return bt
 }
 

@@ -86,6 +86,13 @@ func TestRiderGoesWithTheNext(t *testing.T) {
 	if got := l.raft.LastIndex(); got != before+1 {
 		t.Errorf("two commands made %d entries", got-before)
 	}
+	// The node's rhythm counts what is on its way.
+	pace := &l.host.cadence
+	pace.mu.Lock()
+	defer pace.mu.Unlock()
+	if pace.queued < 0 || pace.sent < 0 {
+		t.Errorf("%d commands wait and %d fly", pace.queued, pace.sent)
+	}
 }
 
 // It does not wait for ever.
