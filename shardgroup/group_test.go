@@ -173,8 +173,15 @@ func TestForgetting(t *testing.T) {
 		t.Errorf("the document: version %d, %v", d.Version, err)
 	}
 	c.equal(1)
-	// An idle group writes nothing.
+	// A scan of a group that nobody writes to reads at its clock.
 	l := c.leader(1)
+	if _, history := l.Machine().Horizons(); len(history) != 1 || history[0].At > l.Machine().Clock() {
+		t.Errorf("history is kept from %v on, and the clock is at %d", history, l.Machine().Clock())
+	}
+	if _, _, _, err := l.Machine().Scan(fsm.ScanSpec{Collection: 1, At: l.Machine().Clock()}); err != nil {
+		t.Errorf("a scan of now: %v", err)
+	}
+	// An idle group writes nothing.
 	var last uint64
 	c.wait("rest", func() bool {
 		now := l.raft.LastIndex()

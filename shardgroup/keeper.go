@@ -274,7 +274,8 @@ func (k *keeper) raiseHorizons(ctx context.Context) {
 				have = history[i].At
 			}
 			if to := now.Add(-r.Age); have < clock && to > have.Add(max(r.Age/16, cfg.SweepInterval/2)) {
-				h.History = append(h.History, fsm.HistoryHorizon{Collection: c.Collection, At: to})
+				// Not above the clock: a scan of a group that nobody writes to reads there.
+				h.History = append(h.History, fsm.HistoryHorizon{Collection: c.Collection, At: min(to, clock)})
 			}
 			all = all && have >= clock
 		}
