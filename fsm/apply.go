@@ -8,6 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
@@ -208,6 +209,9 @@ func (a *applier) command(c *Command, r *Result) error {
 		a.meta.ceiling = max(a.meta.ceiling, c.Ceiling.To)
 		a.fold(opState, nil, uint64(a.meta.ceiling))
 		return nil
+	case c.Promise != nil:
+		a.promise(c.Promise, r)
+		return nil
 	case c.Horizon != nil:
 		return a.horizon(c.Horizon)
 	case c.Collect != nil:
@@ -259,6 +263,18 @@ func (a *applier) own(o *Own) error {
 	a.meta.epoch = max(a.meta.epoch, o.Epoch)
 	a.fold(opState, nil, uint64(a.meta.epoch))
 	return nil
+}
+
+func (a *applier) promise(p *Promise, r *Result) {
+	for _, id := range p.Partitions {
+		if !a.view.check(id, p.Epoch) {
+			r.Wire.Error, r.Detail = &wire.Error{Code: wire.CodeStaleEpoch, Epoch: uint64(a.meta.epoch)}, a.view.why(a.m.group, id, p.Epoch)
+			a.fold(opAnswer, nil, uint64(wire.CodeStaleEpoch))
+			return
+		}
+	}
+	a.meta.ceiling = max(a.meta.ceiling, p.To)
+	a.fold(opState, nil, uint64(a.meta.ceiling))
 }
 
 func (a *applier) horizon(h *Horizon) error {

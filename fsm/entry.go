@@ -24,6 +24,7 @@ import (
 //	         id length uvarint, id | body length uvarint, body
 //	own      epoch uvarint | n uvarint | partition uvarint ...
 //	ceiling  to u64
+//	promise  to u64 | epoch uvarint | n uvarint | partition uvarint ...
 //	horizon  request IDs u64 | n uvarint | (collection uvarint, at u64) ...
 //	collect  n uvarint | (length uvarint, key) ...
 //	drop     collection uvarint
@@ -58,6 +59,7 @@ const (
 	kindDrop    commandKind = 6
 	kindDigest  commandKind = 7
 	kindMark    commandKind = 8
+	kindPromise commandKind = 9
 
 	kindPrepare commandKind = 16
 	kindDecide  commandKind = 17
@@ -106,7 +108,7 @@ func AppendEntry(dst []byte, commands []Command) ([]byte, error) {
 // refused before it is packed with others.
 func (c *Command) Check() error {
 	set := 0
-	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil, c.Mark != nil, c.Txn != nil} {
+	for _, s := range [...]bool{c.Write != nil, c.Own != nil, c.Ceiling != nil, c.Horizon != nil, c.Collect != nil, c.Drop != nil, c.Digest != nil, c.Mark != nil, c.Promise != nil, c.Txn != nil} {
 		if s {
 			set++
 		}
@@ -135,6 +137,8 @@ func (c *Command) EncodedLen() int {
 		return minWrite + 8*varints + len(c.Write.Item.ID) + len(c.Write.Item.Body)
 	case c.Own != nil:
 		return commandHead + 2*varints + 5*len(c.Own.Partitions)
+	case c.Promise != nil:
+		return commandHead + 8 + 2*varints + 5*len(c.Promise.Partitions)
 	case c.Horizon != nil:
 		return commandHead + 8 + varints + 13*len(c.Horizon.History)
 	case c.Collect != nil:
@@ -191,6 +195,14 @@ func appendCommand(dst []byte, c *Command) ([]byte, error) {
 	case c.Ceiling != nil:
 		head(kindCeiling)
 		dst = binary.BigEndian.AppendUint64(dst, uint64(c.Ceiling.To))
+	case c.Promise != nil:
+		head(kindPromise)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(c.Promise.To))
+		dst = binary.AppendUvarint(dst, uint64(c.Promise.Epoch))
+		dst = binary.AppendUvarint(dst, uint64(len(c.Promise.Partitions)))
+		for _, p := range c.Promise.Partitions {
+			dst = binary.AppendUvarint(dst, uint64(p))
+		}
 	case c.Horizon != nil:
 		head(kindHorizon)
 		dst = binary.BigEndian.AppendUint64(dst, uint64(c.Horizon.RequestIDs))
@@ -309,6 +321,13 @@ func (d *entryDecoder) command() {
 		c.Own = o
 	case kindCeiling:
 		c.Ceiling = &Ceiling{To: hlc.Timestamp(d.u64())}
+	case kindPromise:
+		k := &Promise{To: hlc.Timestamp(d.u64()), Epoch: placement.Epoch(d.uvarint())}
+		k.Partitions = make([]placement.PartitionID, 0, d.count(1))
+		for range cap(k.Partitions) {
+			k.Partitions = append(k.Partitions, placement.PartitionID(d.uvarint32()))
+		}
+		c.Promise = k
 	case kindHorizon:
 		h := &Horizon{RequestIDs: hlc.Timestamp(d.u64())}
 		h.History = make([]HistoryHorizon, 0, d.count(9))

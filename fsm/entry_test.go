@@ -47,6 +47,7 @@ func everyCommand() []Command {
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Settle: &Settle{Abort: true, Raise: 5}}},
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Commit: &Commit{Parts: []PartitionPart{{3, testPart(doc)}, {4, txn.Part{Reads: []txn.Read{{Collection: 1, ID: "x", At: 4}}}}}}}},
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Forget: &Forget{}}},
+		{Time: 8, Promise: &Promise{To: 0x1122334455667788, Epoch: 12, Partitions: []placement.PartitionID{0, 128, 270}}},
 	}
 }
 

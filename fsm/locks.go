@@ -329,6 +329,53 @@ func (m *Machine) IntentsIn(s *ScanSpec) []Holder {
 	return out
 }
 
+// Undecided are the prepared transactions that are about to write documents of
+// these collections (nil: of any), and a clock: what was prepared before and is
+// not listed any more was resolved, with a timestamp at or below it.
+func (m *Machine) Undecided(collections []placement.CollectionID) ([]Holder, hlc.Timestamp) {
+	var out []Holder
+	if m.locks.count.Load() > 0 {
+		m.locks.mu.RLock()
+		for _, h := range m.locks.table.prepared {
+			if slices.ContainsFunc(h.rec.Intents, func(n txn.Intent) bool { return within(n.Collection, collections) }) {
+				out = append(out, h.holder())
+			}
+		}
+		m.locks.mu.RUnlock()
+		sortHolders(out)
+	}
+	// The clock is set before a lock leaves the table (applier.commit).
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return out, m.meta.clock
+}
+
+func within(c placement.CollectionID, collections []placement.CollectionID) bool {
+	return collections == nil || slices.Contains(collections, c)
+}
+
+// Writes says whether a command may give documents of these collections (nil:
+// of any) versions at a timestamp that it is yet to get. Resolve does not: its
+// timestamp was fixed by home.
+func (c *Command) Writes(collections []placement.CollectionID) bool {
+	part := func(p *txn.Part) bool {
+		return slices.ContainsFunc(p.Writes, func(w txn.Write) bool { return within(w.Collection, collections) })
+	}
+	switch {
+	case c.Write != nil:
+		return within(c.Write.Collection, collections)
+	case c.Txn == nil:
+		return false
+	case c.Txn.Prepare != nil:
+		return part(&c.Txn.Prepare.Part)
+	case c.Txn.Decide != nil:
+		return part(&c.Txn.Decide.Part)
+	case c.Txn.Commit != nil:
+		return slices.ContainsFunc(c.Txn.Commit.Parts, func(p PartitionPart) bool { return part(&p.Part) })
+	}
+	return false
+}
+
 // Blockers are the prepared transactions that a command would be refused for,
 // and a channel that is closed when any transaction has let go of its locks,
 // or taken some.

@@ -29,6 +29,7 @@ type Command struct {
 	Drop    *Drop
 	Digest  *Digest
 	Mark    *Mark
+	Promise *Promise
 	Txn     *Txn
 }
 
@@ -53,6 +54,15 @@ type Own struct {
 
 // Ceiling raises the timestamp below which the group may promise reads.
 type Ceiling struct{ To hlc.Timestamp }
+
+// Promise is Ceiling for the readers of a cut (package txn): what they read is in
+// these partitions, and if the group does not own one of them at this epoch it
+// is refused (wire.CodeStaleEpoch), for then another group may write there.
+type Promise struct {
+	To         hlc.Timestamp
+	Epoch      placement.Epoch
+	Partitions []placement.PartitionID
+}
 
 // Horizon forgets: request IDs with an older time are refused as expired and
 // their records collected; reads of a collection's history below its horizon

@@ -47,6 +47,14 @@ const (
 	VoidApplied       Name = "void-applied"        // an entry of another term is applied
 )
 
+// What cuts rest on.
+const (
+	CutUnheld        Name = "cut-unheld"         // a hold keeps nothing back
+	CutUnbroken      Name = "cut-unbroken"       // a promise is given though its hold was broken, or another leads
+	CutAskedOnce     Name = "cut-asked-once"     // homes are not asked again after a commit was found
+	CutRaisesNothing Name = "cut-raises-nothing" // an ask does not raise home's clock
+)
+
 // What a node does with its disk and its peers.
 const (
 	LogUnsynced       Name = "log-unsynced"       // the log is not synced
@@ -84,6 +92,7 @@ func Names() []Name {
 		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten,
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
 		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied,
+		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,

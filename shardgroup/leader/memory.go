@@ -17,6 +17,9 @@ type Memory struct {
 	floor      hlc.Timestamp
 	sent, done uint64 // batches that got timestamps, and those that are landed or lost
 	doubt      bool   // a batch of this term was lost
+
+	holds  []hold // of this term
+	tokens uint64 // given out
 }
 
 // Open begins a term, once the machine has applied the term's first entry.
@@ -24,6 +27,7 @@ type Memory struct {
 // and whatever they promised at or below its ceiling.
 func (m *Memory) Open(term uint64, clock, ceiling hlc.Timestamp) {
 	m.term, m.doubt = term, false
+	m.Break()
 	if mutant.On(mutant.PromiseForgotten) {
 		ceiling = 0
 	}
@@ -31,7 +35,10 @@ func (m *Memory) Open(term uint64, clock, ceiling hlc.Timestamp) {
 }
 
 // Shut ends the term. The floor stays: it can only be too high.
-func (m *Memory) Shut() { m.term = 0 }
+func (m *Memory) Shut() {
+	m.term = 0
+	m.Break()
+}
 
 // Term is the term that is served; 0: none.
 func (m *Memory) Term() uint64 { return m.term }
@@ -60,6 +67,9 @@ func (m *Memory) Land() { m.done++ }
 func (m *Memory) Lose(term uint64) {
 	m.done++
 	m.doubt = m.doubt || term == m.term && !mutant.On(mutant.PromiseBesideLost)
+	if m.doubt {
+		m.Break()
+	}
 }
 
 // Promise sees to it that nothing is assigned at or below ts from now on. The
