@@ -29,6 +29,8 @@ var (
 	ruleShard     = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestShard$", seeds: "-rules.seeds", seconds: 60}
 	rulePlacement = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestPlacement$", seeds: "-rules.seeds", seconds: 60}
 
+	cutScripts = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestCutScripts$", seconds: 30}
+
 	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
 	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
 	installCrash = catcher{ring: "crash", pkg: "shardgroup", run: "^TestSnapshotInstallCrash$", seconds: 60}
@@ -57,6 +59,11 @@ var table = []row{
 	{mutant.PromiseTooEarly, "a promise does not wait for what is below it", ruleShard, `broken promise`, 5000},
 	{mutant.PromiseBesideLost, "a leader promises although an entry was lost", ruleShard, `broken promise`, 10000},
 	{mutant.VoidApplied, "an entry of another term is applied", ruleShard, `void: proposed in another term`, 5000},
+
+	{mutant.CutUnheld, "a hold keeps nothing back", cutScripts, `no order: .*causal reverse`, 3},
+	{mutant.CutUnbroken, "a promise is given though its hold was broken", cutScripts, `no order: .*causal reverse`, 3},
+	{mutant.CutAskedOnce, "homes are asked once, whatever is found committed", cutScripts, `no order: .*causal reverse`, 3},
+	{mutant.CutRaisesNothing, "an ask does not raise home's clock", cutScripts, `no order: .*causal reverse`, 3},
 
 	{mutant.AppliedAgain, "entries below the applied index run again", ruleShard, `ran again`, 1000},
 	{mutant.ApplyReadsClock, "Apply takes the time from this node", ruleShard, `the model says`, 1000},

@@ -98,6 +98,11 @@ func TestTransactions(t *testing.T) {
 		"read-only transactions", "recoveries", "coordinators dead", "leader changes", "readers at an intent", "single writes at a lock", "reads at a time")
 }
 
+func TestCuts(t *testing.T) {
+	play(t, Cuts, "cut reads", "cuts refused", "cuts that asked", "cuts that asked again", "commits found by a cut", "writes kept back",
+		"promises refused", "commits over several groups", "transactions done", "leader changes", "reads at a time")
+}
+
 // TestTransactionMistakes breaks each rule of the protocol, and sees it caught.
 func TestTransactionMistakes(t *testing.T) {
 	for m := noMistake + 1; m < lastMistake; m++ {
@@ -112,7 +117,7 @@ func TestTransactionMistakes(t *testing.T) {
 			const budget = 3000
 			for n := range uint64(budget) {
 				r := newRun(n, nil)
-				runTxns(r, pool, m)
+				runTxns(r, pool, m >= firstCutMistake, m)
 				if r.fault != nil {
 					t.Logf("caught by seed %d: %.300v", n, r.fault)
 					return

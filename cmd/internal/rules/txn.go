@@ -22,7 +22,7 @@ import (
 // coordinators, over logs that lose what was not answered when leaders change,
 // messages that are lost, doubled and late, and clients and coordinators that
 // die at any step. What a group's replicas do with one log is runShard's.
-var Transactions = ring{"transactions", func(r *Run, pool *enginePool) { runTxns(r, pool, noMistake) }}
+var Transactions = ring{"transactions", func(r *Run, pool *enginePool) { runTxns(r, pool, false, noMistake) }}
 
 // mistake is a rule of the protocol that a run breaks, to see that it is caught.
 type mistake uint8
@@ -42,7 +42,17 @@ const (
 	resolvedBeforeDecide         // participants are told "committed" before home has decided
 	retriedAnew                  // a commit whose answer was lost is sent again as another
 	rangesUnread                 // ranges are not validated
-	lastMistake
+	firstCutMistake
+)
+
+// Mistakes with cuts.
+const (
+	cutUnheld        mistake = iota + firstCutMistake // a hold keeps nothing back
+	cutUnlisted                                       // undecided transactions are not asked about
+	lastMistake                                       // what follows is rare: scripts have it
+	cutUnbroken                                       // promised with another term or token than the hold's
+	cutRaisesNothing                                  // a cut's asks do not raise home's clock
+	cutAskedOnce                                      // homes are not asked again after a commit was found
 )
 
 var mistakeNames = map[mistake]string{
@@ -51,6 +61,8 @@ var mistakeNames = map[mistake]string{
 	intentsIgnoredAt: "reads at a time ignore intents", asksRaiseNothing: "asks do not raise the clock", verifyNothing: "read-only is not verified",
 	forgottenEarly: "forgotten with the first confirmation", resolvedBeforeDecide: "resolve before decide", retriedAnew: "a retry under another ID",
 	rangesUnread: "ranges are not validated",
+	cutUnheld:    "a cut without holds", cutRaisesNothing: "a cut's asks do not raise the clock", cutAskedOnce: "a cut asks once",
+	cutUnbroken: "a promise whose hold is broken", cutUnlisted: "a cut asks nobody",
 }
 
 const (
@@ -76,6 +88,8 @@ type txnRun struct {
 	history []history.Transaction
 	values  map[string]uint64 // versions by value, at the end
 	stables []stable          // what was read at a time, for ever
+	cuts    bool              // some read at cuts
+	later   []func()          // what readers at cuts do when they come to it
 }
 
 // txnGroup is one shard group: a machine that is fed by a log.
@@ -90,6 +104,7 @@ type txnGroup struct {
 	index  uint64
 	log    []*logged // proposed, not applied
 	waits  []drained
+	held   []*logged // kept back by a hold
 }
 
 type logged struct {
@@ -103,17 +118,18 @@ type call struct {
 	done bool
 }
 
-func runTxns(r *Run, pool *enginePool, m mistake) {
+// newTxnRun makes the groups, and nothing has happened yet; nil: it failed.
+func newTxnRun(r *Run, pool *enginePool, cuts bool, m mistake) *txnRun {
 	engines, first, err := pool.take(1, txnGroups)
 	if !r.Must("engines", err) {
-		return
+		return nil
 	}
-	s := &txnRun{Run: r, mistake: m, wall: time.UnixMilli(1_000_000), busy: map[txn.ID]*driver{}, values: map[string]uint64{}}
+	s := &txnRun{Run: r, mistake: m, cuts: cuts, wall: time.UnixMilli(1_000_000), busy: map[txn.ID]*driver{}, values: map[string]uint64{}}
 	s.net = Net{run: r, lose: 12, keep: 12}
 	for i := range txnGroups {
 		machine, err := openShard(engines[0], first+placement.GroupID(i))
 		if !r.Must("open", err) {
-			return
+			return nil
 		}
 		g := &txnGroup{run: s, name: fmt.Sprintf("g%d", i), m: machine.m, term: 1, skew: time.Duration(r.IntN(60)-30) * time.Millisecond}
 		g.clock = hlc.NewClock(func() time.Time { return s.wall.Add(g.skew) })
@@ -129,12 +145,24 @@ func runTxns(r *Run, pool *enginePool, m mistake) {
 		g.apply(1)
 	}
 	for p := range placement.PartitionID(txnPartitions) {
-		for _, id := range []string{"a", "b"}[:1+int(p)%2] {
+		ids := []string{"a", "b"}[:1+int(p)%2]
+		if cuts {
+			ids = []string{"a", "b", "c"}
+		}
+		for _, id := range ids {
 			s.keys = append(s.keys, docKey{p, 1, fmt.Sprintf("%s%d", id, p)})
 		}
 	}
+	return s
+}
+
+func runTxns(r *Run, pool *enginePool, cuts bool, m mistake) {
+	s := newTxnRun(r, pool, cuts, m)
+	if s == nil {
+		return
+	}
 	faults := []int{0, 1, 3}[r.IntN(3)]
-	r.Play(txnSteps, []choice{
+	choices := []choice{
 		{60, s.net.Step},
 		{40, func() { s.groups[r.IntN(txnGroups)].apply(1 + r.IntN(3)) }},
 		{5, s.transaction},
@@ -148,7 +176,15 @@ func runTxns(r *Run, pool *enginePool, m mistake) {
 		{faults, s.changeLeader},
 		{faults, s.die},
 		{10, func() { s.wall = s.wall.Add(time.Duration(r.IntN(4)) * time.Millisecond) }},
-	})
+	}
+	steps := txnSteps
+	if cuts {
+		// A cut is many messages: they must come to their end beside the others.
+		steps = 2 * txnSteps
+		choices = append(choices, choice{6, s.cutRead}, choice{12, s.transaction}, choice{2, s.pair}, choice{2, s.comeToIt}, choice{400, s.net.Step},
+			choice{100, func() { s.groups[r.IntN(txnGroups)].apply(1 + r.IntN(3)) }})
+	}
+	r.Play(steps, choices)
 	s.settle()
 	s.judge()
 }
@@ -158,6 +194,9 @@ func (s *txnRun) of(p placement.PartitionID) *txnGroup { return s.groups[s.group
 
 // propose gives a command its timestamp and its place in the log.
 func (g *txnGroup) propose(c fsm.Command, done func(fsm.Result)) {
+	if g.keep(&c, done) {
+		return
+	}
 	c.Time = g.memory.Assign(g.clock.Now())
 	g.memory.Send()
 	g.log = append(g.log, &logged{c, done})
@@ -235,7 +274,7 @@ func (s *txnRun) changeLeader() {
 		e.done = nil
 	}
 	waits := g.waits
-	g.waits = nil
+	g.waits, g.held = nil, nil
 	g.term++
 	g.apply(len(g.log))
 	g.memory = leader.Memory{}
@@ -545,6 +584,9 @@ func (c *txnClient) commit(id txn.ID) {
 		switch a.State {
 		case txn.Committed:
 			c.end(history.Done, "")
+			if s.cuts {
+				s.follow()
+			}
 		case txn.Aborted, txn.Expired:
 			why := "aborted"
 			if a.Conflict != nil {
@@ -753,32 +795,7 @@ func (s *txnRun) readOnly() {
 }
 
 // single writes one document, without a transaction.
-func (s *txnRun) single() {
-	c := s.begin()
-	k := s.keys[s.IntN(len(s.keys))]
-	value := fmt.Sprintf("v%d", c.t.Client)
-	body, err := doc.FromJSON(fmt.Appendf(nil, `{"v":%q}`, value))
-	s.Must("body", err)
-	c.t.Parts = []history.Part{{Input: history.Input{Key: k.id, Verb: history.Put, Value: value}}}
-	c.save()
-	g := s.of(k.partition)
-	item := wire.WriteItem{RequestID: wire.RequestID{Time: uint64(c.at), Random: [16]byte{byte(c.t.Client), byte(c.t.Client >> 8), 15: 2}}, Op: wire.OpPut, ID: k.id, Body: body}
-	ask(s, g, "write "+k.id, func(answer func(fsm.Result)) {
-		g.propose(fsm.Command{Write: &fsm.Write{Partition: k.partition, Epoch: 1, Collection: 1, Item: item}}, func(r fsm.Result) {
-			if r.Wire.Error != nil && r.Wire.Error.Code == wire.CodeLocked {
-				s.Met("single writes at a lock", 1)
-				return // it is sent again
-			}
-			answer(r)
-		})
-	}, func(r fsm.Result) {
-		if r.Wire.Error != nil {
-			c.end(history.Refused, r.Wire.Error.Code.String())
-			return
-		}
-		c.end(history.Done, "")
-	})
-}
+func (s *txnRun) single() { s.put(s.keys[s.IntN(len(s.keys))], func() {}) }
 
 // latest reads the newest version of one document.
 func (s *txnRun) latest() {
@@ -857,6 +874,7 @@ func (s *txnRun) settle() {
 		s.steps++
 		s.net.Drain()
 		for _, g := range s.groups {
+			g.letGo()
 			g.apply(len(g.log))
 		}
 		busy := len(s.net.bag) > 0
@@ -872,7 +890,7 @@ func (s *txnRun) settle() {
 		busy = busy || len(s.drivers) > 0
 		for _, g := range s.groups {
 			held := len(g.m.Holders()) + len(g.m.Unfinished(hlc.Max))
-			busy = busy || held > 0 || len(g.log) > 0
+			busy = busy || held > 0 || len(g.log)+len(g.held) > 0
 			if held > 0 && len(s.drivers) == 0 {
 				s.recoverAt(g, hlc.Max)
 			}
