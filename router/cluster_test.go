@@ -15,6 +15,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 
@@ -57,6 +58,8 @@ type testCore struct {
 	mu     sync.Mutex
 	leader placement.NodeID // guarded by mu; empty: none
 	index  uint64           // guarded by mu
+	memory leader.Memory    // guarded by mu; its holds
+	unheld sync.Cond        // of mu
 	fail   []error          // guarded by mu; what the next proposals answer instead
 	lose   int              // guarded by mu; so many proposals are applied and their answers lost
 
@@ -113,6 +116,8 @@ func newTestCluster(t testing.TB, nodes, shards int) *testCluster {
 	c.place(placement.Command{InitCluster: &placement.InitCluster{ClusterID: "test", Members: c.ids, Nodes: members, Groups: groups, Owners: owners}})
 	for _, g := range groups {
 		core := &testCore{id: g.ID, leader: g.Preferred, clock: c.clock, surveys: map[[16]byte]*coreSurvey{}}
+		core.unheld.L = &core.mu
+		core.memory.Open(3, 0, 0)
 		core.machine, err = fsm.Open(fsm.Options{Group: g.ID, Engine: engine, OnMark: func(index uint64, k fsm.Mark, pin func() (*fsm.Survey, error)) {
 			s, err := pin()
 			if err != nil {
@@ -262,6 +267,9 @@ func (core *testCore) setLeader(n placement.NodeID) {
 func (core *testCore) propose(self placement.NodeID, cmds ...fsm.Command) ([]fsm.Result, error) {
 	core.mu.Lock()
 	defer core.mu.Unlock()
+	for slices.ContainsFunc(cmds, func(c fsm.Command) bool { return core.memory.Held(&c) }) {
+		core.unheld.Wait()
+	}
 	if core.leader != self || self == "" {
 		return nil, &shardgroup.NotLeaderError{Group: core.id, Leader: core.leader}
 	}
@@ -383,6 +391,47 @@ func (g testGroup) Clock(context.Context) (hlc.Timestamp, error) {
 }
 
 func (g testGroup) Machine() Reader { return g.core.machine }
+
+func (g testGroup) Hold(_ context.Context, collections, counts []placement.CollectionID) (txn.Held, []shardgroup.Kept, error) {
+	core := g.core
+	core.mu.Lock()
+	defer core.mu.Unlock()
+	if core.leader != g.self {
+		return txn.Held{}, nil, &shardgroup.NotLeaderError{Group: core.id, Leader: core.leader}
+	}
+	token, _, _ := core.memory.Hold(time.Now().Add(time.Minute), collections)
+	h := txn.Held{Term: 3, Token: token}
+	_, h.Clock = core.machine.Undecided(collections)
+	kept := make([]shardgroup.Kept, len(counts))
+	for i, c := range counts {
+		kept[i].Documents, kept[i].Bytes, _ = core.machine.Count(c)
+	}
+	return h, kept, nil
+}
+
+func (g testGroup) Redeem(_ context.Context, term, token uint64, p fsm.Promise) error {
+	core := g.core
+	core.mu.Lock()
+	ok := core.leader == g.self && core.memory.Redeem(term, token, time.Now(), p.To)
+	core.clock.Observe(p.To)
+	core.unheld.Broadcast()
+	core.mu.Unlock()
+	if !ok {
+		return shardgroup.ErrHoldBroken
+	}
+	rs, err := core.propose(g.self, fsm.Command{Promise: &p})
+	if err == nil && rs[0].Wire.Error != nil {
+		err = rs[0].Wire.Error
+	}
+	return err
+}
+
+func (g testGroup) Release(term, token uint64) {
+	g.core.mu.Lock()
+	defer g.core.mu.Unlock()
+	g.core.memory.Release(term, token)
+	g.core.unheld.Broadcast()
+}
 
 func (g testGroup) ProposeTxn(ctx context.Context, c fsm.Command, _ hlc.Timestamp, _ bool) (fsm.Result, error) {
 	return g.Propose(ctx, c)

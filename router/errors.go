@@ -146,6 +146,8 @@ func (r *Router) wireError(err error, s subject) *wire.Error {
 		e := refuse(wire.CodeOverloaded, "%s: too many writes are waiting at its shard group (wait, then retry)", s)
 		e.RetryAfterMillis = 20
 		return e
+	case errors.Is(err, shardgroup.ErrHoldRefused), errors.Is(err, shardgroup.ErrHoldBroken):
+		return refuse(wire.CodeUnavailable, "%s: no moment was found to read several shard groups at, others want the same (retry)", s)
 	case errors.Is(err, shardgroup.ErrDiskFull):
 		what := fmt.Sprintf("the disk of node %s is", r.opts.Self)
 		var full *shardgroup.DiskFullError

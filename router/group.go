@@ -63,6 +63,11 @@ type Group interface {
 	FrontLocks() []shardgroup.FrontLock
 	Waits() []shardgroup.Waiting
 
+	// Hold, Redeem and Release are a group's part in a cut (shardgroup.Group).
+	Hold(ctx context.Context, collections, counts []placement.CollectionID) (txn.Held, []shardgroup.Kept, error)
+	Redeem(ctx context.Context, term, token uint64, p fsm.Promise) error
+	Release(term, token uint64)
+
 	// Machine reads what is applied here.
 	Machine() Reader
 }
@@ -85,6 +90,7 @@ type Reader interface {
 	// are about to write these documents.
 	LocksHeld() int
 	IntentsOn(keys []fsm.ReadKey) []fsm.Holder
+	Undecided(collections []placement.CollectionID) ([]fsm.Holder, hlc.Timestamp)
 	Holders() []fsm.Holder
 	Unfinished(at hlc.Timestamp) []fsm.Unfinished
 	// Held and TxnTraces are for those who look.

@@ -165,13 +165,18 @@ func scanHere(ctx context.Context, g Group, q *groupScan) (*wire.ScanPage, error
 
 // countHere counts in a replica here.
 func countHere(ctx context.Context, g Group, q *groupScan) (reply wire.CountReply, err error) {
-	if err := g.ReadIndex(ctx); err != nil {
+	if q.spec.At != 0 {
+		err = g.ReadAt(ctx, q.spec.At)
+	} else {
+		err = g.ReadIndex(ctx)
+	}
+	if err != nil {
 		return reply, err
 	}
-	if err := g.ClearScan(ctx, &q.spec, 0); err != nil {
+	if err := g.ClearScan(ctx, &q.spec, q.spec.At); err != nil {
 		return reply, err
 	}
-	if q.spec.Prefix == "" {
+	if q.spec.Prefix == "" && q.spec.At == 0 {
 		reply.Count, reply.Bytes, err = g.Machine().Count(q.spec.Collection)
 		return reply, err
 	}
@@ -208,7 +213,7 @@ func (r *Router) askClock(ctx context.Context, node placement.NodeID, id placeme
 }
 
 // PeerKinds are the kinds between nodes that HandlePeer serves.
-var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock, wire.KindGroupMark, wire.KindGroupFindings, wire.KindGroupTxn, wire.KindGroupTxnRead}
+var PeerKinds = []wire.Kind{wire.KindGroupScan, wire.KindGroupCount, wire.KindGroupClock, wire.KindGroupMark, wire.KindGroupFindings, wire.KindGroupTxn, wire.KindGroupTxnRead, wire.KindGroupCut}
 
 // HandlePeer serves another node's router. What this node does not lead it
 // refuses with the leader's name.
@@ -288,6 +293,8 @@ func (r *Router) HandlePeer(ctx context.Context, kind wire.Kind, body []byte) ([
 		return r.serveSteps(ctx, body)
 	case wire.KindGroupTxnRead:
 		return r.serveTxnRead(ctx, body)
+	case wire.KindGroupCut:
+		return r.serveCut(ctx, body)
 	}
 	return nil, refuse(wire.CodeUnsupported, "peer request kind %d is not the router's", kind)
 }

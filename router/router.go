@@ -105,6 +105,7 @@ type Router struct {
 
 	txns   txnDrivers
 	counts txnCounts
+	cuts   cutter
 }
 
 // New makes a router. It starts nothing; coordinators of transactions outlive
@@ -112,6 +113,7 @@ type Router struct {
 func New(o Options) *Router {
 	o = o.withDefaults()
 	r := &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
+	r.cuts.lanes = make(map[string]*cutLane)
 	r.txns.ctx, r.txns.cancel = context.WithCancel(context.Background())
 	return r
 }

@@ -148,22 +148,18 @@ func (s *scanning) holders() []part {
 	return parts
 }
 
-// now is a timestamp at which everything acknowledged before this request is
-// visible: the largest clock of the groups involved, each confirmed by its
-// leader after the request arrived.
+// now is the timestamp that the scan reads at: strictly, as if all of it were
+// read at one moment between the scan's beginning and its first page.
 func (s *scanning) now(ctx context.Context) (hlc.Timestamp, *wire.Error) {
+	return s.r.moment(ctx, s.view, s.groupIDs(), s.coll.ID, subject{collection: s.req.Collection})
+}
+
+func (s *scanning) groupIDs() []placement.GroupID {
 	groups := make([]placement.GroupID, len(s.groups))
 	for i, p := range s.groups {
 		groups[i] = p.group
 	}
-	most, e := s.r.largestClock(ctx, s.view, groups, subject{collection: s.req.Collection})
-	if e != nil {
-		return 0, e
-	}
-	if most == 0 { // nothing was ever written: any time will do
-		most = s.r.opts.Clock.Now()
-	}
-	return most, nil
+	return groups
 }
 
 // run merges what the groups answer into pages.
@@ -379,40 +375,78 @@ func (r *Router) count(ctx context.Context, req *wire.CountRequest) (*wire.Count
 			return nil, e
 		}
 		s.groups = s.holders()
-		parts := make([]wire.CountReply, len(s.groups))
-		errs := make([]*wire.Error, len(s.groups))
-		parallel(len(s.groups), func(i int) {
-			ask := groupScan{group: s.groups[i].group, spec: fsm.ScanSpec{
-				Partitions: s.groups[i].partitions, Epoch: s.view.Epoch, Collection: s.coll.ID, Prefix: req.Prefix,
-			}}
-			errs[i] = r.onLeader(ctx, s.view, ask.group, false, subj,
-				func(ctx context.Context, g Group) (err error) {
-					parts[i], err = countHere(ctx, g, &ask)
-					return err
-				},
-				func(ctx context.Context, node placement.NodeID) (err error) {
-					parts[i], err = r.askCount(ctx, node, &ask)
-					return err
-				})
-		})
-		reply := &wire.CountReply{Cost: wire.Cost{Groups: uint32(len(s.groups)), WaitMicros: micros(s.start)}}
-		for i := range parts {
-			if errs[i] != nil && e == nil {
-				e = errs[i]
-			}
-			reply.Count += parts[i].Count
-			reply.Bytes += parts[i].Bytes
-			reply.Cost.Keys += parts[i].Cost.Keys
-			reply.Cost.Docs += parts[i].Cost.Docs
-		}
+		reply, e := s.countAll(ctx, subj)
 		if e == nil {
-			if req.Prefix != "" {
-				reply.Bytes = 0
-			}
 			return reply, nil
 		}
 		if !r.refreshStale(ctx, e, false, &p) {
 			return nil, e
 		}
 	}
+}
+
+// exactCuts is how many cuts a count makes, if transactions are found committed
+// that the kept counts do not have yet, before it counts document by document.
+const exactCuts = 3
+
+// countAll counts at one moment. Kept counts come with a cut's holds, as of its
+// timestamp if no transaction was found committed that they may not have.
+func (s *scanning) countAll(ctx context.Context, subj subject) (*wire.CountReply, *wire.Error) {
+	reply := &wire.CountReply{Cost: wire.Cost{Groups: uint32(len(s.groups))}}
+	var at hlc.Timestamp
+	var bytes uint64
+	var e *wire.Error
+	switch {
+	case len(s.view.Groups) == 1: // of one group there is nobody elsewhere who could know better
+	case s.req.Prefix == "":
+		for try := 0; at == 0 || try < exactCuts; try++ {
+			run, e := s.r.cut(ctx, s.view, s.groupIDs(), s.coll.ID, true)
+			if e != nil {
+				return nil, e
+			}
+			at, bytes = run.at, run.kept[s.coll.ID].Bytes
+			if run.exact {
+				reply.Count, reply.Bytes = run.kept[s.coll.ID].Documents, bytes
+				reply.Cost.WaitMicros, reply.Cost.ReadVersion = micros(s.start), uint64(at)
+				return reply, nil
+			}
+		}
+	default:
+		if at, e = s.now(ctx); e != nil {
+			return nil, e
+		}
+	}
+	parts := make([]wire.CountReply, len(s.groups))
+	errs := make([]*wire.Error, len(s.groups))
+	parallel(len(s.groups), func(i int) {
+		ask := groupScan{group: s.groups[i].group, spec: fsm.ScanSpec{
+			Partitions: s.groups[i].partitions, Epoch: s.view.Epoch, Collection: s.coll.ID, Prefix: s.req.Prefix, At: at,
+		}}
+		errs[i] = s.r.onLeader(ctx, s.view, ask.group, false, subj,
+			func(ctx context.Context, g Group) (err error) {
+				parts[i], err = countHere(ctx, g, &ask)
+				return err
+			},
+			func(ctx context.Context, node placement.NodeID) (err error) {
+				parts[i], err = s.r.askCount(ctx, node, &ask)
+				return err
+			})
+	})
+	for i := range parts {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		reply.Count += parts[i].Count
+		reply.Bytes += parts[i].Bytes
+		reply.Cost.Keys += parts[i].Cost.Keys
+		reply.Cost.Docs += parts[i].Cost.Docs
+	}
+	reply.Cost.WaitMicros, reply.Cost.ReadVersion = micros(s.start), uint64(at)
+	switch {
+	case s.req.Prefix != "":
+		reply.Bytes = 0
+	case at != 0:
+		reply.Bytes = bytes // as kept, just before
+	}
+	return reply, nil
 }

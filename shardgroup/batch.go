@@ -48,6 +48,7 @@ type proposal struct {
 	size  int
 	seq   uint64 // order of arrival
 	since time.Time
+	kept  bool // was kept back by a hold
 	out   *Outcome
 	w     *waiter
 }
@@ -85,6 +86,11 @@ type batcher struct {
 	memory  leader.Memory // guarded by mu
 	drained []drainWait   // guarded by mu
 	riders  riders
+
+	// held wait for a hold to end, in their order; what memory keeps back is
+	// here and not in queue.
+	held      []*proposal // guarded by mu
+	heldBytes int         // guarded by mu
 }
 
 // drainWait is a reader that waits until the batches proposed before it are
@@ -142,16 +148,17 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 		err, refused = b.g.notLeader(), 0
 	default:
 		for i, p := range props {
-			if !urgent && (len(b.queue)-b.head >= cfg.QueueCommands || b.bytes+p.size > cfg.QueueBytes && b.bytes > 0) {
+			if waits := b.bytes + b.heldBytes; !urgent && (len(b.queue)-b.head+len(b.held) >= cfg.QueueCommands || waits+p.size > cfg.QueueBytes && waits > 0) {
 				err, refused = ErrOverloaded, i
 			}
 			if err != nil {
 				break
 			}
-			b.seq++
-			p.seq = b.seq
-			b.queue = append(b.queue, p)
-			b.bytes += p.size
+			if b.memory.Held(&p.cmd) {
+				b.keepLocked(p)
+			} else {
+				b.queueLocked(p)
+			}
 		}
 	}
 	b.cond.Signal()
@@ -164,11 +171,19 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 	}
 }
 
+func (b *batcher) queueLocked(p *proposal) {
+	b.seq++
+	p.seq = b.seq
+	b.queue = append(b.queue, p)
+	b.bytes += p.size
+}
+
 // open begins a term with the machine's clock and ceiling.
 func (b *batcher) open(term uint64, clock, ceiling hlc.Timestamp) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.memory.Open(term, clock, ceiling)
+	b.letGoLocked()
 	b.paused = time.Time{}
 	b.cond.Signal()
 }
@@ -177,8 +192,9 @@ func (b *batcher) open(term uint64, clock, ceiling hlc.Timestamp) {
 func (b *batcher) shut(err error) {
 	b.mu.Lock()
 	b.memory.Shut()
-	queue := b.queue[b.head:]
+	queue := append(b.queue[b.head:], b.held...)
 	b.queue, b.head, b.bytes = nil, 0, 0
+	b.held, b.heldBytes = nil, 0
 	waits := b.drained
 	b.drained = nil
 	b.g.host.cadence.moved(-len(queue), 0)
@@ -375,7 +391,10 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 		})
 		gaveUp = true
 		requeued = len(bt.props)
+		// These may be what holds were to keep back.
+		b.memory.Break()
 	}
+	b.letGoLocked()
 	b.g.host.cadence.moved(requeued, -len(bt.props))
 	b.cond.Signal()
 	b.mu.Unlock()
@@ -418,6 +437,12 @@ func (b *batcher) expire(now time.Time, limit time.Duration) {
 		b.bytes -= p.size
 		late = append(late, p)
 	}
+	for len(b.held) > 0 && now.Sub(b.held[0].since) > limit {
+		p := b.held[0]
+		b.held = b.held[1:]
+		b.heldBytes -= p.size
+		late = append(late, p)
+	}
 	b.g.host.cadence.moved(-len(late), 0)
 	for _, bt := range b.flying {
 		if !bt.gaveUp && now.Sub(bt.since) > limit {
@@ -443,6 +468,11 @@ func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
 		b.mu.Unlock()
 		return b.g.notLeader()
 	}
+	return b.drainLocked(ctx, upto)
+}
+
+// drainLocked waits until the first upto batches have landed. It unlocks mu.
+func (b *batcher) drainLocked(ctx context.Context, upto uint64) error {
 	if b.memory.Landed(upto) {
 		b.mu.Unlock()
 		return nil
@@ -464,7 +494,7 @@ func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
 func (b *batcher) queued() (commands, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.queue) - b.head, b.bytes
+	return len(b.queue) - b.head + len(b.held), b.bytes + b.heldBytes
 }
 
 // Propose replicates one command and answers its result. It fails with

@@ -55,6 +55,7 @@ const (
 	KindGroupFindings Kind = 79 // what a replica found at such an entry
 	KindGroupTxn      Kind = 80 // commands of a transaction, for one group's leader
 	KindGroupTxnRead  Kind = 81 // what is decided, still newest, or held, at one group's leader
+	KindGroupCut      Kind = 82 // hold, promise and release, of a cut through several groups
 )
 
 // lastClientKind ends the kinds of clients; firstPeerKind and lastKind bound
@@ -121,6 +122,7 @@ var kindNames = map[Kind]string{
 	KindGroupFindings:    "group_findings",
 	KindGroupTxn:         "group_txn",
 	KindGroupTxnRead:     "group_txn_read",
+	KindGroupCut:         "group_cut",
 }
 
 // String is the kind's name, as in metrics, or its number.
