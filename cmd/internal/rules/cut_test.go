@@ -237,7 +237,7 @@ func TestCutScripts(t *testing.T) {
 		promises := s.hold(c, holds[1])
 		broken()
 		if s.redeem(c, promises[1]) {
-			s.write("first", "b1") // above T: its clock is
+			s.write("first", "b1")  // above T: its clock is
 			s.write("second", "b0") // at or below T, but for the hold
 			s.redeem(c, promises[0])
 		}
