@@ -357,7 +357,7 @@ func TestCatalog(t *testing.T) {
 	ctx := t.Context()
 	sep := client.CollectionOptions{Separator: "/"}
 	info := must(db.CreateCollection(ctx, "orders", sep))(t)
-	if info.Options != sep {
+	if !info.Options.Equal(sep) {
 		t.Errorf("%+v", info)
 	}
 	must(db.CreateCollection(ctx, "orders", sep))(t)

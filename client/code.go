@@ -24,6 +24,9 @@ type (
 
 	// CollectionOptions are fixed when a collection is created.
 	CollectionOptions = wire.CollectionOptions
+	// Unique is a constraint of a collection: fields whose values no two of its
+	// documents have in common.
+	Unique = wire.Unique
 	// CollectionInfo describes a collection.
 	CollectionInfo = wire.CollectionInfo
 	// Settings are the cluster's.

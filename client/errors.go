@@ -27,7 +27,7 @@ var (
 
 	// ErrConflict: the write does not fit what is stored. Read again, then
 	// decide. It matches every conflict: ErrVersionConflict, ErrAlreadyExists,
-	// ErrUpdateFailed and a collection that exists with other options.
+	// ErrUpdateFailed, ErrDuplicate and a collection that exists with other options.
 	ErrConflict = errors.New("client: conflict")
 	// ErrVersionConflict: the document has another version than IfVersion
 	// expected; Error.Version is the one it has.
@@ -36,6 +36,9 @@ var (
 	ErrAlreadyExists = errors.New("client: document already exists")
 	// ErrUpdateFailed: the operators do not fit the document ($inc of a string).
 	ErrUpdateFailed = errors.New("client: update failed")
+	// ErrDuplicate: another document holds the value of a unique field; the
+	// message names it. Nothing was done.
+	ErrDuplicate = errors.New("client: duplicate value")
 	// ErrNotAttempted: ordered bulk, an earlier item failed. Nothing was done.
 	ErrNotAttempted = errors.New("client: not attempted")
 
@@ -141,6 +144,8 @@ func sentinel(code Code) error {
 		return ErrUpdateFailed
 	case wire.CodeNotAttempted:
 		return ErrNotAttempted
+	case wire.CodeDuplicateValue:
+		return ErrDuplicate
 	case wire.CodeTxnConflict:
 		return ErrTxConflict
 	case wire.CodeTxnAborted:

@@ -569,7 +569,7 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		if !ok {
 			info = c.ensure(q.Name, q.Options)
 		}
-		if !q.Implicit && info.Options != q.Options {
+		if !q.Implicit && !info.Options.Equal(q.Options) {
 			return nil, &wire.Error{Code: wire.CodeCollectionExists, Message: q.Name + ": exists with other options"}
 		}
 		c.remember(q.RequestID, info)

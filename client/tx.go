@@ -269,7 +269,11 @@ func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
 	if cancel != nil {
 		defer cancel()
 	}
-	if err := tx.bindLocked(ctx, &x.req); err != nil {
+	err := tx.bindLocked(ctx, &x.req)
+	if err == nil {
+		err = tx.readUniqueLocked(ctx, &x.req)
+	}
+	if err != nil {
 		if mode == route.Repeat {
 			err = doubtful(err)
 		}
@@ -291,6 +295,75 @@ func (tx *Tx) Result() CommitResult {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	return tx.result
+}
+
+// readUniqueLocked reads what is written in collections with unique fields and
+// was not read, and adds it to the request: what a document was decides which
+// values it gives up, so the commit depends on it.
+func (tx *Tx) readUniqueLocked(ctx context.Context, req *wire.CommitRequest) error {
+	if tx.home == nil || tx.sent {
+		return nil
+	}
+	missing := false
+	for _, k := range tx.order {
+		if len(k.wrote) == 0 {
+			continue
+		}
+		known := func() *CollectionInfo {
+			if v := tx.db.c.View(); v != nil {
+				if info := v.Collection(k.name); info != nil && info.ID == k.target.number {
+					return info
+				}
+			}
+			return nil
+		}
+		info := known()
+		if info == nil {
+			_ = tx.db.c.Refresh(ctx) // without it the server says what is missing
+			info = known()
+		}
+		if info == nil || len(info.Options.Unique) == 0 {
+			continue
+		}
+		var ids []string
+		for _, p := range k.wrote {
+			if _, read := k.reads[p.id]; !read {
+				ids = append(ids, p.id)
+			}
+		}
+		if err := tx.readLocked(ctx, k, ids); err != nil {
+			return err
+		}
+		missing = missing || len(ids) > 0
+	}
+	if !missing {
+		return nil
+	}
+	*req = tx.requestLocked()
+	return tx.bindLocked(ctx, req)
+}
+
+// readLocked reads documents at the transaction's timestamp.
+func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	docs, err := tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.timeLocked()))
+	for err != nil {
+		if !tx.laterLocked(err) {
+			return err
+		}
+		docs, err = tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.at))
+	}
+	tx.began = true
+	for i, id := range ids {
+		if e := tx.growLocked("get", k.name, id, len(id)+16); e != nil {
+			return e
+		}
+		k.reads[id] = docs[i]
+		k.ids = append(k.ids, id)
+	}
+	return nil
 }
 
 // requestLocked is the commit as one request; the collection that was written

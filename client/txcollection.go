@@ -127,25 +127,10 @@ func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
 		}
 	}
 	want, err := c.lockRivalsLocked(ctx, want)
-	if err != nil || len(want) == 0 {
+	if err != nil {
 		return err
 	}
-	docs, err := tx.db.Collection(c.name).GetMany(ctx, want, AtTimestamp(tx.timeLocked()))
-	for err != nil {
-		if !tx.laterLocked(err) {
-			return err
-		}
-		docs, err = tx.db.Collection(c.name).GetMany(ctx, want, AtTimestamp(tx.at))
-	}
-	tx.began = true
-	for i, id := range want {
-		if e := tx.growLocked("get", c.name, id, len(id)+16); e != nil {
-			return e
-		}
-		k.reads[id] = docs[i]
-		k.ids = append(k.ids, id)
-	}
-	return nil
+	return tx.readLocked(ctx, k, want)
 }
 
 // replaces says that the value follows from the operations alone.

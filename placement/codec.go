@@ -14,7 +14,11 @@ import (
 // Version zero is never valid. Commands, snapshots and the cache file share
 // the coding; each has its own kinds.
 
-const codecVersion = 1
+const (
+	codecVersion = 2
+	// plainVersion is of records whose collections have no unique constraints.
+	plainVersion = 1
+)
 
 var (
 	// ErrNewer: the record was written by a newer version of the software.
@@ -47,9 +51,10 @@ func (e *encoder) bool(v bool) {
 // decoder reads fields. After the first failure every read answers zero and
 // err tells what was wrong, so that callers check once at the end.
 type decoder struct {
-	b   []byte
-	at  int
-	err error
+	b       []byte
+	version byte
+	at      int
+	err     error
 }
 
 // newDecoder checks the header and returns the kind.
@@ -60,7 +65,7 @@ func newDecoder(b []byte) (*decoder, byte, error) {
 	if b[0] > codecVersion {
 		return nil, 0, fmt.Errorf("%w: version %d, this one reads up to %d", ErrNewer, b[0], codecVersion)
 	}
-	return &decoder{b: b, at: 2}, b[1], nil
+	return &decoder{b: b, version: b[0], at: 2}, b[1], nil
 }
 
 func (d *decoder) fail(what string) {

@@ -319,10 +319,34 @@ func (e *encoder) options(o wire.CollectionOptions) {
 	e.str(o.Separator)
 	e.uint(o.RetentionSeconds)
 	e.uint(uint64(o.RetentionVersions))
+	e.uint(uint64(len(o.Unique)))
+	for _, u := range o.Unique {
+		e.uint(uint64(len(u.Fields)))
+		for _, path := range u.Fields {
+			e.str(path)
+		}
+	}
 }
 
 func (d *decoder) options() wire.CollectionOptions {
-	return wire.CollectionOptions{Separator: d.str(), RetentionSeconds: d.uint(), RetentionVersions: d.uint32()}
+	o := wire.CollectionOptions{Separator: d.str(), RetentionSeconds: d.uint(), RetentionVersions: d.uint32()}
+	if d.version == plainVersion {
+		return o
+	}
+	for range d.count() {
+		var u wire.Unique
+		for range d.count() {
+			u.Fields = append(u.Fields, d.str())
+			if d.err != nil {
+				return wire.CollectionOptions{}
+			}
+		}
+		o.Unique = append(o.Unique, u)
+		if d.err != nil {
+			return wire.CollectionOptions{}
+		}
+	}
+	return o
 }
 
 func (e *encoder) settings(s wire.Settings) {

@@ -225,7 +225,7 @@ func (s *State) createCollection(c *CreateCollection) *Result {
 			r.Collection = have.Info()
 			return r
 		}
-		if !c.Implicit && have.Options != c.Options {
+		if !c.Implicit && !have.Options.Equal(c.Options) {
 			r := refuse(wire.CodeCollectionExists, "collection %s exists with other options: %s (drop it first, or create it with these)", c.Name, describeOptions(have.Options))
 			r.Collection = have.Info()
 			return r
@@ -243,6 +243,9 @@ func (s *State) createCollection(c *CreateCollection) *Result {
 	}
 	if len(s.Collections) >= MaxCollections {
 		return refuse(wire.CodeBadCollection, "the cluster has %d collections, which is the limit (drop one first)", len(s.Collections))
+	}
+	if s.NextCollection >= maxCollectionID {
+		return refuse(wire.CodeBadCollection, "the cluster has created %d collections in its life, which is the limit", s.NextCollection)
 	}
 	s.NextCollection++
 	if mutant.On(mutant.CollectionIDAgain) {
@@ -324,6 +327,9 @@ func describeOptions(o wire.CollectionOptions) string {
 	text := fmt.Sprintf("separator %q, %s", o.Separator, retention)
 	if o.RetentionVersions > 0 {
 		text += fmt.Sprintf(", at least %d versions", o.RetentionVersions)
+	}
+	for _, u := range o.Unique {
+		text += ", unique " + u.Name()
 	}
 	return text
 }

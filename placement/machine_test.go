@@ -173,6 +173,11 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		if opts["versions"] != "" {
 			o.RetentionVersions = uint32(number("versions"))
 		}
+		for list := range strings.SplitSeq(opts["unique"], ";") {
+			if list != "" {
+				o.Unique = append(o.Unique, wire.Unique{Fields: strings.Split(list, ",")})
+			}
+		}
 		c.CreateCollection = &CreateCollection{Request: request, Name: args[0], Options: o, Time: index << 16, Implicit: words[0] == "touch"}
 	case "drop":
 		c.DropCollection = &DropCollection{Request: request, Name: args[0]}
@@ -422,6 +427,7 @@ func sampleCommands() []Command {
 		{FinishInit: &FinishInit{ClusterID: "c1"}},
 		{UpsertNode: &UpsertNode{Node: Node{ID: "n2", Incarnation: "j"}}},
 		{CreateCollection: &CreateCollection{Request: sampleRequest, Name: "users", Options: wire.CollectionOptions{Separator: "/", RetentionSeconds: wire.RetainForever, RetentionVersions: 3}, Time: 77, Implicit: true}},
+		{CreateCollection: &CreateCollection{Request: wire.RequestID{Time: 8}, Name: "accounts", Options: wire.CollectionOptions{Unique: []wire.Unique{{Fields: []string{"email"}}, {Fields: []string{"country", "code"}}}}, Time: 78}},
 		{DropCollection: &DropCollection{Request: wire.RequestID{Time: 9}, Name: "users"}},
 		{FinishDrop: &FinishDrop{Collection: 1, Group: 1}},
 		{SetSettings: &SetSettings{Request: wire.RequestID{Time: 10}, Settings: wire.Settings{ExplicitCollections: true, RetentionSeconds: 5}}},
@@ -435,13 +441,15 @@ func TestGoldenBytes(t *testing.T) {
 		fmt.Fprintln(&b, hex.EncodeToString(c.Encode()))
 	}
 	m := NewMachine()
-	for i, c := range sampleCommands()[:4] {
+	for i, c := range sampleCommands()[:5] {
 		if _, err := m.Apply(uint64(i+1), c.Encode()); err != nil {
 			t.Fatal(err)
 		}
+		if i >= 3 { // without unique constraints, and with
+			snapshot, _ := m.Snapshot()
+			fmt.Fprintln(&b, hex.EncodeToString(snapshot))
+		}
 	}
-	snapshot, _ := m.Snapshot()
-	fmt.Fprintln(&b, hex.EncodeToString(snapshot))
 	const file = "../testdata/placement/records.hex"
 	if golden {
 		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {

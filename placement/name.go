@@ -3,6 +3,9 @@ package placement
 import (
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/impossibledb/idb/client/wire"
 )
@@ -42,6 +45,49 @@ func CheckCollectionOptions(o wire.CollectionOptions) error {
 	}
 	if o.RetentionSeconds != wire.RetainForever && o.RetentionSeconds > maxRetentionSeconds {
 		return fmt.Errorf("the retention of %d seconds is above the largest, %d (100 years); use for ever instead", o.RetentionSeconds, maxRetentionSeconds)
+	}
+	return checkUnique(o.Unique)
+}
+
+// checkUnique refuses unique constraints that cannot be kept.
+func checkUnique(us []wire.Unique) error {
+	if len(us) > wire.MaxUnique {
+		return fmt.Errorf("%d unique constraints; at most %d are allowed", len(us), wire.MaxUnique)
+	}
+	size := 0
+	for i, u := range us {
+		if len(u.Fields) == 0 || len(u.Fields) > wire.MaxUniqueFields {
+			return fmt.Errorf("unique constraint %d has %d fields; 1 to %d are allowed", i+1, len(u.Fields), wire.MaxUniqueFields)
+		}
+		for j, path := range u.Fields {
+			size += len(path)
+			if err := checkUniquePath(path); err != nil {
+				return err
+			}
+			if slices.Contains(u.Fields[:j], path) {
+				return fmt.Errorf("unique constraint %s names a field twice", u.Name())
+			}
+		}
+		if slices.ContainsFunc(us[:i], func(o wire.Unique) bool { return slices.Equal(o.Fields, u.Fields) }) {
+			return fmt.Errorf("unique constraint %s is there twice", u.Name())
+		}
+	}
+	if size > wire.MaxUniquePathsBytes {
+		return fmt.Errorf("the paths of the unique fields have %d bytes together; at most %d are allowed", size, wire.MaxUniquePathsBytes)
+	}
+	return nil
+}
+
+func checkUniquePath(path string) error {
+	switch {
+	case !utf8.ValidString(path) || strings.ContainsAny(path, ",\x00"):
+		return fmt.Errorf("the unique field %.40q cannot be: a path is UTF-8 without commas", path)
+	case strings.HasPrefix(path, "_") || strings.HasPrefix(path, "$"):
+		return fmt.Errorf("the unique field %.40q cannot be: documents have no fields of their own that begin with '_' or '$' (IDs are unique anyway)", path)
+	case slices.Contains(strings.Split(path, "."), ""):
+		return fmt.Errorf("the unique field %.40q cannot be: use the name of a field, or names with dots between them", path)
+	case strings.Count(path, ".") >= wire.MaxDepth:
+		return fmt.Errorf("the unique field %.40q is deeper than any document", path)
 	}
 	return nil
 }

@@ -15,6 +15,10 @@ const (
 	MaxPartitions  = 65_521 // the largest prime below 65,536
 	MaxMembers     = 5      // voters of the placement group
 	MaxReplicas    = 9
+
+	// maxCollectionID leaves half of the IDs to what belongs to collections
+	// (package fsm/unique).
+	maxCollectionID = 1<<31 - 1
 )
 
 // DefaultRetentionSeconds is how long superseded versions are kept at first.

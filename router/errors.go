@@ -53,6 +53,8 @@ var errorTable = []errorRow{
 	{wire.CodeTxnConflict, "TxnConflict", "A transaction read what has changed since, or met another that holds what it needs; the message names the document and the other. Nothing was done.", "Run the transaction again from its first read; the client library does."},
 	{wire.CodeTxnAborted, "TxnAborted", "A transaction was not decided within its time, or somebody aborted it. Nothing was done.", "Run the transaction again from its first read; the client library does."},
 
+	{wire.CodeDuplicateValue, "DuplicateValue", "Another document holds the value of a unique field; the message names the field, the value and the document. Nothing was done.", "Use another value, or write the document that holds it."},
+
 	{wire.CodeDocumentTooLarge, "DocumentTooLarge", "The document is larger than the cluster accepts.", "Split it."},
 	{wire.CodeTooDeep, "TooDeep", "The document's arrays and maps are nested deeper than 64.", "Flatten it."},
 	{wire.CodeFrameTooLarge, "FrameTooLarge", "The message is larger than a frame may be.", "Send several smaller requests."},
@@ -271,7 +273,7 @@ func passing(c wire.Code) bool {
 func decided(c wire.Code) bool {
 	switch c {
 	case wire.CodeNotFound, wire.CodeVersionNotFound, wire.CodeHistoryExpired, wire.CodeVersionConflict,
-		wire.CodeAlreadyExists, wire.CodeUpdateFailed, wire.CodeDocumentTooLarge, wire.CodeTooDeep,
+		wire.CodeAlreadyExists, wire.CodeUpdateFailed, wire.CodeDuplicateValue, wire.CodeDocumentTooLarge, wire.CodeTooDeep,
 		wire.CodeBadRequest, wire.CodeBadDocument, wire.CodeBadUpdate, wire.CodeNotAttempted:
 		return true
 	}

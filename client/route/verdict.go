@@ -28,7 +28,7 @@ func Decisive(code wire.Code) bool {
 		wire.CodeBadCollection, wire.CodeBadCursor, wire.CodeUnsupported, wire.CodeFutureTime,
 		wire.CodeNotFound, wire.CodeVersionNotFound, wire.CodeHistoryExpired,
 		wire.CodeVersionConflict, wire.CodeAlreadyExists, wire.CodeUpdateFailed,
-		wire.CodeCollectionExists, wire.CodeNotAttempted, wire.CodeTxnConflict, wire.CodeTxnAborted,
+		wire.CodeCollectionExists, wire.CodeNotAttempted, wire.CodeTxnConflict, wire.CodeTxnAborted, wire.CodeDuplicateValue,
 		wire.CodeDocumentTooLarge, wire.CodeTooDeep, wire.CodeTooManyItems:
 		return true
 	}

@@ -40,6 +40,7 @@ const (
 	CodeNotAttempted     Code = 305 // ordered bulk: an earlier item failed
 	CodeTxnConflict      Code = 306 // a transaction met another, or read what has changed: run it again
 	CodeTxnAborted       Code = 307 // a transaction was aborted past its deadline: run it again
+	CodeDuplicateValue   Code = 308 // another document holds the value of a unique field
 
 	CodeDocumentTooLarge Code = 400
 	CodeTooDeep          Code = 401

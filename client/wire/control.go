@@ -308,11 +308,16 @@ func (m *HelloReply) fields(f *fields) {
 }
 
 func (m *CollectionOptions) fields(f *fields) {
-	f.array(3, func() {
+	f.array(4, func() {
 		f.string(&m.Separator)
 		f.uint64(&m.RetentionSeconds)
 		f.uint32(&m.RetentionVersions)
+		list(f, "unique constraints", &m.Unique, func(u *Unique) { u.fields(f) })
 	})
+}
+
+func (m *Unique) fields(f *fields) {
+	f.array(1, func() { list(f, "fields", &m.Fields, f.string) })
 }
 
 func (m *CollectionInfo) fields(f *fields) {

@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"slices"
+	"strings"
+)
+
 // Bodies are msgpack arrays of a message's fields in the order below. A reader
 // takes missing trailing fields as zero and ignores extra ones, so a field can
 // be added at the end without a new protocol version. A document is carried as
@@ -462,6 +467,34 @@ type CollectionOptions struct {
 	RetentionSeconds uint64
 	// RetentionVersions keeps at least this many superseded versions; 0: by time only.
 	RetentionVersions uint32
+	// Unique are the constraints that no two documents may break: at most
+	// MaxUnique.
+	Unique []Unique
+}
+
+// Unique says that no two documents of a collection have the same values in
+// all of these fields. A document that lacks all of them is not concerned; null
+// is a value as any other, and of several fields a missing one counts as one.
+type Unique struct {
+	// Fields are 1 to MaxUniqueFields paths: "email", "address.country".
+	Fields []string
+}
+
+// Bounds of unique constraints: how many a collection has, how many fields one
+// has, and how long the paths of all of them are together.
+const (
+	MaxUnique           = 8
+	MaxUniqueFields     = 4
+	MaxUniquePathsBytes = 1024
+)
+
+// Name is the constraint's name: its fields, with commas.
+func (u Unique) Name() string { return strings.Join(u.Fields, ",") }
+
+// Equal says whether the options are the same.
+func (o CollectionOptions) Equal(p CollectionOptions) bool {
+	return o.Separator == p.Separator && o.RetentionSeconds == p.RetentionSeconds && o.RetentionVersions == p.RetentionVersions &&
+		slices.EqualFunc(o.Unique, p.Unique, func(a, b Unique) bool { return slices.Equal(a.Fields, b.Fields) })
 }
 
 // RetainForever as RetentionSeconds keeps all history.

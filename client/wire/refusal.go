@@ -61,6 +61,7 @@ var codeNames = map[Code]string{
 	CodeNotAttempted:       "not_attempted",
 	CodeTxnConflict:        "txn_conflict",
 	CodeTxnAborted:         "txn_aborted",
+	CodeDuplicateValue:     "duplicate_value",
 	CodeDocumentTooLarge:   "document_too_large",
 	CodeTooDeep:            "too_deep",
 	CodeFrameTooLarge:      "frame_too_large",

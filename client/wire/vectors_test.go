@@ -132,6 +132,7 @@ var messageTable = []struct {
 	}, More: true, Cost: aCost}},
 	{"cost", "", &Cost{Groups: 8, Keys: 1 << 33, Docs: 5, Bytes: 6, WaitMicros: 7, ReadVersion: 1<<64 - 1}},
 	{"collection options", "history for ever", &CollectionOptions{Separator: "/", RetentionSeconds: RetainForever, RetentionVersions: 2}},
+	{"collection options", "unique fields", &CollectionOptions{Unique: []Unique{{Fields: []string{"email"}}, {Fields: []string{"address.country", "code"}}}}},
 	{"collection info", "", &CollectionInfo{ID: 7, Name: "cities", Options: CollectionOptions{Separator: "/"}, CreatedAt: 114967706271645696, Dropping: true}},
 	{"collection", "what is the name now?", &CollectionRequest{Name: "cities"}},
 	{"create collection", "", &CreateCollectionRequest{Name: "cities", Options: CollectionOptions{Separator: "/", RetentionSeconds: 3600}, RequestID: RequestID{1, random16}}},

@@ -370,7 +370,7 @@ func (m *catalogModel) apply(e *Entry) (answer string) {
 			return say(wire.CodeOK, m.next)
 		case len(have.pending) > 0:
 			return say(wire.CodeUnavailable, have.id)
-		case !c.CreateCollection.Implicit && have.options != c.CreateCollection.Options:
+		case !c.CreateCollection.Implicit && !have.options.Equal(c.CreateCollection.Options):
 			return say(wire.CodeCollectionExists, have.id)
 		}
 		return say(wire.CodeOK, have.id)
