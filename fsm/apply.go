@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -300,7 +301,7 @@ func (a *applier) horizon(h *Horizon) error {
 		if c.At <= a.view.horizons[c.Collection] {
 			continue
 		}
-		if _, dropped := a.view.dropped[c.Collection]; dropped {
+		if a.view.isDropped(c.Collection) {
 			continue
 		}
 		a.fork().horizons[c.Collection] = c.At
@@ -319,28 +320,45 @@ func (a *applier) drop(d *Drop) error {
 	}
 	v := a.fork()
 	v.dropped[d.Collection] = struct{}{}
-	delete(v.horizons, d.Collection)
 	a.key = mvcc.AppendNumbered(a.key[:0], a.m.group, mvcc.KindDropped, uint32(d.Collection))
 	if err := a.set(a.key, appendSmall(nil)); err != nil {
 		return err
 	}
-	a.key = mvcc.AppendNumbered(a.key[:0], a.m.group, mvcc.KindHorizon, uint32(d.Collection))
-	if err := a.delete(a.key); err != nil {
+	a.reclaim = true
+	if err := a.removeAll(d.Collection, true); err != nil {
 		return err
 	}
-	for _, p := range v.partitions {
-		start, end := mvcc.CollectionSpan(a.m.group, p, d.Collection)
+	// Its entries go with it. Most collections have none.
+	return a.removeAll(unique.Entries(d.Collection), false)
+}
+
+// removeAll removes a collection's rows and its horizon: in every partition, or
+// only where there are some.
+func (a *applier) removeAll(c placement.CollectionID, everywhere bool) error {
+	_, has := a.view.horizons[c]
+	if delete(a.view.horizons, c); has || everywhere {
+		a.key = mvcc.AppendNumbered(a.key[:0], a.m.group, mvcc.KindHorizon, uint32(c))
+		if err := a.delete(a.key); err != nil {
+			return err
+		}
+	}
+	for _, p := range a.view.partitions {
+		k := countKey{p, c}
+		some := a.countsOf(k) != (counts{})
+		if !some && !everywhere {
+			continue
+		}
+		start, end := mvcc.CollectionSpan(a.m.group, p, c)
 		if mutant.On(mutant.DropLeavesRows) {
 			end = start
 		}
 		if err := a.deleteRange(start, end); err != nil {
 			return err
 		}
-		if k := (countKey{p, d.Collection}); a.countsOf(k) != (counts{}) {
+		if some {
 			a.setCounts(k, counts{})
 		}
 	}
-	a.reclaim = true
 	return nil
 }
 

@@ -40,6 +40,8 @@ import (
 //	commit   n uvarint | (partition uvarint, part) ...
 //	forget   nothing
 //
+// and, with a request (Request) before their fields, decide write and commit write.
+//
 // Fixed numbers are big endian. A change to any of this is a new format or a
 // new kind: entries outlive the program that wrote them.
 const entryFormat = 1
@@ -68,7 +70,10 @@ const (
 	kindCommit  commandKind = 20
 	kindForget  commandKind = 21
 
-	// 22 and 23 are reserved for transactions, 24 to 31 for partition moves, 32 to 39 for indexes and schemas.
+	kindCommitWrite commandKind = 32
+	kindDecideWrite commandKind = 33
+
+	// 22 and 23 are reserved for transactions, 24 to 31 for partition moves, 34 to 39 for indexes and schemas.
 )
 
 const (
@@ -347,7 +352,7 @@ func (d *entryDecoder) command() {
 		c.Digest = &Digest{At: d.uvarint(), Value: d.u64()}
 	case kindMark:
 		c.Mark = d.mark()
-	case kindPrepare, kindDecide, kindResolve, kindSettle, kindCommit, kindForget:
+	case kindPrepare, kindDecide, kindResolve, kindSettle, kindCommit, kindForget, kindCommitWrite, kindDecideWrite:
 		c.Txn = d.txn(kind)
 	default:
 		d.bad = fmt.Errorf("command of kind %d: %w", kind, ErrNewer)

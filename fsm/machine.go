@@ -10,6 +10,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -255,8 +256,8 @@ type Stats struct {
 	Partitions  int
 	Documents   uint64
 	Bytes       uint64            // of live documents: IDs and bodies
-	Rows        uint64            // versions of all documents, tombstones included
-	Collections []CollectionStats // in order of their IDs
+	Rows        uint64            // versions of all documents and unique entries, tombstones included
+	Collections []CollectionStats // in order of their IDs; those of unique entries too
 }
 
 // CollectionStats are one collection's part.
@@ -285,9 +286,11 @@ func (m *Machine) Stats() Stats {
 		b.Documents += c.docs
 		b.Bytes += c.bytes
 		b.Rows += c.rows
-		s.Documents += c.docs
-		s.Bytes += c.bytes
 		s.Rows += c.rows
+		if !unique.IsEntries(k.collection) {
+			s.Documents += c.docs
+			s.Bytes += c.bytes
+		}
 	}
 	for _, b := range by {
 		s.Collections = append(s.Collections, *b)

@@ -31,7 +31,7 @@ func (m *Machine) readable(c placement.CollectionID) error {
 	if err := m.Err(); err != nil {
 		return refuse(wire.CodeInternal, "the replica is halted")
 	}
-	if _, dropped := m.view.Load().dropped[c]; dropped {
+	if m.view.Load().isDropped(c) {
 		return refuse(wire.CodeCollectionNotFound, "the collection was dropped")
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -96,6 +97,12 @@ func (v *view) own(p placement.PartitionID, epoch placement.Epoch) bool {
 	at, _ := slices.BinarySearch(v.partitions, p)
 	v.partitions = slices.Insert(v.partitions, at, p)
 	return true
+}
+
+// isDropped says that a collection was dropped, or that whose entries it holds.
+func (v *view) isDropped(c placement.CollectionID) bool {
+	_, dropped := v.dropped[unique.Of(c)]
+	return dropped
 }
 
 // check refuses what the group does not own, or was sent by a map from before

@@ -292,7 +292,7 @@ func (r *run) state() error {
 	}
 	for c, at := range r.view.horizons {
 		r.out.HistoryAt = append(r.out.HistoryAt, HistoryHorizon{Collection: c, At: at})
-		if _, dropped := r.view.dropped[c]; dropped {
+		if r.view.isDropped(c) {
 			r.fault(StatePartition, c, "", "a history horizon of a dropped collection")
 		}
 	}
@@ -506,7 +506,7 @@ func (r *run) documents(p placement.PartitionID) error {
 
 // version checks one version of a document, and counts it.
 func (r *run) version(p placement.PartitionID, k *mvcc.DocumentKey, row *mvcc.Row, newest bool, above *mvcc.Row) {
-	if _, dropped := r.view.dropped[k.Collection]; dropped {
+	if r.view.isDropped(k.Collection) {
 		r.fault(p, k.Collection, k.ID, "version %d of a document of a dropped collection", row.Version)
 	}
 	if r.m.locate != nil {

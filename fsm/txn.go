@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
@@ -31,6 +32,9 @@ type Txn struct {
 	Settle  *Settle
 	Commit  *Commit
 	Forget  *Forget
+
+	// Request is the write that a Commit or a Decide carries out; nil: none.
+	Request *Request
 }
 
 // Prepare asks a participant for its vote: Prepared, or for ever Refused.
@@ -79,12 +83,16 @@ func (t *Txn) kind() commandKind {
 	switch {
 	case t.Prepare != nil:
 		return kindPrepare
+	case t.Decide != nil && t.Request != nil:
+		return kindDecideWrite
 	case t.Decide != nil:
 		return kindDecide
 	case t.Resolve != nil:
 		return kindResolve
 	case t.Settle != nil:
 		return kindSettle
+	case t.Commit != nil && t.Request != nil:
+		return kindCommitWrite
 	case t.Commit != nil:
 		return kindCommit
 	default:
@@ -107,13 +115,16 @@ func (t *Txn) check() error {
 	case t.Decide != nil && len(t.Decide.Participants) > txn.MaxParticipants:
 		return fmt.Errorf("a transaction of %d participants", len(t.Decide.Participants))
 	}
-	return nil
+	return t.checkRequest()
 }
 
 const txnHead = txn.IDLen + 5 + 10
 
 func (t *Txn) encodedLen() int {
-	const n = txnHead + 3*10
+	n := txnHead + 3*10
+	if t.Request != nil {
+		n += t.Request.encodedLen()
+	}
 	switch {
 	case t.Prepare != nil:
 		return n + txn.PartLen(&t.Prepare.Part)
@@ -133,6 +144,9 @@ func (t *Txn) append(dst []byte) []byte {
 	dst = txn.AppendID(dst, t.ID)
 	dst = binary.AppendUvarint(dst, uint64(t.Partition))
 	dst = binary.AppendUvarint(dst, uint64(t.Epoch))
+	if t.Request != nil {
+		dst = t.Request.append(dst)
+	}
 	switch {
 	case t.Prepare != nil:
 		p := t.Prepare
@@ -182,13 +196,19 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 	switch kind {
 	case kindPrepare:
 		t.Prepare = &Prepare{Home: placement.PartitionID(r.Uvarint32()), Deadline: r.Time(), Born: r.Time(), Part: r.Part()}
-	case kindDecide:
+	case kindDecide, kindDecideWrite:
+		if kind == kindDecideWrite {
+			t.Request = readRequest(&r)
+		}
 		t.Decide = &Decide{MaxP: r.Time(), Participants: r.Partitions(), Part: r.Part()}
 	case kindResolve:
 		t.Resolve = &Resolve{Commit: truth(), At: r.Time()}
 	case kindSettle:
 		t.Settle = &Settle{Abort: truth(), Raise: r.Time()}
-	case kindCommit:
+	case kindCommit, kindCommitWrite:
+		if kind == kindCommitWrite {
+			t.Request = readRequest(&r)
+		}
 		n := r.Count(1+3, txn.MaxParticipants)
 		if n == 0 {
 			r.Fail(errors.New("a commit of nothing"))
@@ -202,6 +222,9 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 	}
 	left := r.B
 	r.B = nil
+	if err := t.checkRequest(); err != nil {
+		r.Fail(err)
+	}
 	if err := r.Err(); err != nil {
 		d.b = nil
 		if d.bad == nil {
@@ -336,11 +359,19 @@ func (a *applier) decided(k txnKey) (txn.Answer, bool, error) {
 // decideTxn is the commit point of a transaction over several groups.
 func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	k := txnKey{t.Partition, t.ID}
+	known, err := a.knownRequest(t)
+	if err != nil {
+		return txn.Answer{}, err
+	}
 	if answer, found, err := a.decided(k); found || err != nil {
+		answer.Write = known
 		return answer, err
 	}
-	if a.expired(t.ID) {
+	switch {
+	case a.expired(t.ID) || a.expiredRequest(t):
 		return txn.Answer{State: txn.Expired}, nil
+	case known != nil: // another attempt was first
+		return txn.Answer{State: txn.Aborted, Duplicate: true, Write: known}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
 	}
 	at = max(at, t.Decide.MaxP)
 	conflict, err := a.validate(t.Partition, &t.Decide.Part, t.ID)
@@ -369,7 +400,14 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 			return txn.Answer{}, err
 		}
 	}
-	return txn.Answer{State: txn.Committed, At: c}, a.recordCommit(k, c)
+	if err := a.recordCommit(k, c); err != nil {
+		return txn.Answer{}, err
+	}
+	answer := txn.Answer{State: txn.Committed, At: c}
+	if t.Request != nil {
+		answer.Write, err = a.recordWrite(t, &intents[0], c)
+	}
+	return answer, err
 }
 
 // recordCommit remembers a commit under its request ID, in the entry of its effect.
@@ -449,11 +487,19 @@ func (a *applier) settle(t *Txn) (txn.Answer, error) {
 // commitTxn is a whole transaction in one entry.
 func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	home := txnKey{t.Partition, t.ID}
+	known, err := a.knownRequest(t)
+	if err != nil {
+		return txn.Answer{}, err
+	}
 	if answer, found, err := a.decided(home); found || err != nil {
+		answer.Write = known
 		return answer, err
 	}
-	if a.expired(t.ID) {
+	switch {
+	case a.expired(t.ID) || a.expiredRequest(t):
 		return txn.Answer{State: txn.Expired}, nil
+	case known != nil: // this attempt, or another one
+		return txn.Answer{State: txn.Aborted, Duplicate: true, Write: known}, nil
 	}
 	abort := func(why *txn.Conflict) (txn.Answer, error) {
 		return txn.Answer{State: txn.Aborted, Conflict: why}, a.bury(home, mvcc.RoleAborted, txn.Aborted)
@@ -484,6 +530,10 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 			return abort(conflict)
 		}
 	}
+	if t.Request != nil && t.Request.Refused != nil {
+		row, err := a.recordRefusal(t)
+		return txn.Answer{State: txn.Aborted, Write: row}, err
+	}
 	c, err := a.tick(at)
 	if err != nil {
 		return txn.Answer{}, err
@@ -502,7 +552,13 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 			return txn.Answer{}, err
 		}
 	}
-	return txn.Answer{State: txn.Committed, At: c}, a.recordCommit(home, c)
+	answer := txn.Answer{State: txn.Committed, At: c}
+	if t.Request == nil {
+		return answer, a.recordCommit(home, c)
+	}
+	// Nobody asks for this ID: nothing was prepared under it.
+	answer.Write, err = a.recordWrite(t, &all[slices.IndexFunc(t.Commit.Parts, t.atHome)][0], c)
+	return answer, err
 }
 
 // forget drops home's record. What was committed stays known by its request ID.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -89,7 +90,7 @@ func tooOld(r *txn.Range) *txn.Conflict {
 }
 
 func (a *applier) notDropped(c placement.CollectionID) *txn.Conflict {
-	if _, dropped := a.view.dropped[c]; dropped {
+	if a.view.isDropped(c) {
 		return &txn.Conflict{Code: wire.CodeCollectionNotFound, Collection: c}
 	}
 	return nil
@@ -211,6 +212,10 @@ func (a *applier) intent(p placement.PartitionID, w *txn.Write, ts hlc.Timestamp
 	for i := range w.Ops {
 		o := &w.Ops[i]
 		if no := conditions(&wire.WriteItem{Op: o.Op, Cond: o.Cond, IfVersion: o.IfVersion}, live, version); no != nil {
+			if unique.IsEntries(w.Collection) {
+				no, err := a.notUnique(p, w, no)
+				return n, no, err
+			}
 			return refuse(no.code, no.version, no.detail)
 		}
 		switch o.Op {
@@ -235,7 +240,7 @@ func (a *applier) intent(p placement.PartitionID, w *txn.Write, ts hlc.Timestamp
 		}
 		version = current.Version + 1
 		if len(body) > limit {
-			return refuse(wire.CodeDocumentTooLarge, 0, fmt.Sprintf("the document has %d bytes, at most %d are allowed", len(body), limit))
+			return refuse(wire.CodeDocumentTooLarge, 0, oversize(body, limit).detail)
 		}
 	}
 	n.Version, n.Body = current.Version+1, body
@@ -246,6 +251,23 @@ func (a *applier) intent(p placement.PartitionID, w *txn.Write, ts hlc.Timestamp
 	return n, nil, nil
 }
 
+// notUnique says of a write of an entry, which was refused, what that means.
+func (a *applier) notUnique(p placement.PartitionID, w *txn.Write, no *refusal) (*txn.Conflict, error) {
+	c := &txn.Conflict{Code: wire.CodeDuplicateValue, Collection: w.Collection, ID: w.ID}
+	if no.code != wire.CodeAlreadyExists {
+		c.Code, c.Detail = wire.CodeInternal, "a unique value of the document has no entry (run idb check)"
+		return c, nil
+	}
+	a.key = mvcc.AppendDocument(a.key[:0], a.m.group, p, w.Collection, w.ID)
+	before, inBatch := a.docs[string(a.key)]
+	row, _, _, err := a.current(wire.OpUpdate, before, inBatch) // with its body
+	if err != nil {
+		return nil, err
+	}
+	c.Detail, _ = unique.Holder(row.Body)
+	return c, nil
+}
+
 // realise turns intents into versions at c. Nobody can have written between
 // the making of an intent and this: it was locked, or it is the same entry.
 func (a *applier) realise(p placement.PartitionID, intents []txn.Intent, c hlc.Timestamp) error {
@@ -254,7 +276,7 @@ func (a *applier) realise(p placement.PartitionID, intents []txn.Intent, c hlc.T
 		if n.Nothing {
 			continue
 		}
-		if _, dropped := a.view.dropped[n.Collection]; dropped {
+		if a.view.isDropped(n.Collection) {
 			continue // since it was prepared; its documents are gone
 		}
 		a.key = mvcc.AppendDocument(a.key[:0], a.m.group, p, n.Collection, n.ID)

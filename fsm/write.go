@@ -73,7 +73,7 @@ func (a *applier) decide(c *Command, r *Result) (remember, keepDoc bool, err err
 	if known, err := a.known(w, r); err != nil || known {
 		return false, false, err
 	}
-	if _, dropped := a.view.dropped[w.Collection]; dropped {
+	if a.view.isDropped(w.Collection) {
 		no(wire.CodeCollectionNotFound, 0, "the collection was dropped")
 		return false, false, nil
 	}
@@ -131,10 +131,7 @@ func (k *requestKey) time() uint64 { return binary.BigEndian.Uint64(k[4:]) }
 
 // known answers a retry with the first attempt's answer.
 func (a *applier) known(w *Write, r *Result) (bool, error) {
-	if a.m.requests.unseen(&w.Item.RequestID) || mutant.On(mutant.RetryRuns) {
-		return false, nil
-	}
-	answer, found, err := a.answerTo(w.Partition, &w.Item.RequestID)
+	answer, found, err := a.firstAnswer(w.Partition, &w.Item.RequestID)
 	if err != nil || !found {
 		return false, err
 	}
@@ -145,6 +142,14 @@ func (a *applier) known(w *Write, r *Result) (bool, error) {
 		r.Wire.Doc = w.Item.Body
 	}
 	return true, nil
+}
+
+// firstAnswer is answerTo, of IDs that were seen before.
+func (a *applier) firstAnswer(p placement.PartitionID, id *wire.RequestID) ([]byte, bool, error) {
+	if a.m.requests.unseen(id) || mutant.On(mutant.RetryRuns) {
+		return nil, false, nil
+	}
+	return a.answerTo(p, id)
 }
 
 // effect makes the write's change, or says why not.
@@ -192,8 +197,8 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		}
 		next.Body = body
 	}
-	if len(next.Body) > limit {
-		return &refusal{code: wire.CodeDocumentTooLarge, detail: fmt.Sprintf("the document has %d bytes, at most %d are allowed", len(next.Body), limit)}, nil
+	if no := oversize(next.Body, limit); no != nil {
+		return no, nil
 	}
 
 	ts, err = a.tick(c.Time)
@@ -215,6 +220,13 @@ func (a *applier) effect(c *Command, r *Result) (*refusal, error) {
 		r.Wire.Doc = next.Body
 	}
 	return nil, nil
+}
+
+func oversize(body []byte, limit int) *refusal {
+	if len(body) <= limit {
+		return nil
+	}
+	return &refusal{code: wire.CodeDocumentTooLarge, detail: fmt.Sprintf("the document has %d bytes, at most %d are allowed", len(body), limit)}
 }
 
 // prior is what a new version follows.

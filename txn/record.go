@@ -1,6 +1,7 @@
 package txn
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -168,9 +169,11 @@ func end(r *Reader, what string, b []byte) error {
 //
 //	| format u8 = 1 | state u8 | flags u8 | at u64 | conflict, if there is one:
 //	  code u16 | collection uvarint | id | range u8 | version uvarint | rival 24 | detail |
+//	the answer to a write, if there is one
 const (
 	answerDuplicate = 1 << 0
 	answerConflict  = 1 << 1
+	answerWrite     = 1 << 2
 	maxDetail       = 1 << 10
 )
 
@@ -182,6 +185,9 @@ func (a *Answer) Append(dst []byte) []byte {
 	}
 	if a.Conflict != nil {
 		flags |= answerConflict
+	}
+	if a.Write != nil {
+		flags |= answerWrite
 	}
 	dst = append(dst, recordFormat, byte(a.State), flags)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(a.At))
@@ -198,6 +204,9 @@ func (a *Answer) Append(dst []byte) []byte {
 		dst = AppendID(dst, c.Rival)
 		dst = appendText(dst, c.Detail[:min(len(c.Detail), maxDetail)])
 	}
+	if a.Write != nil {
+		dst = appendText(dst, a.Write)
+	}
 	return dst
 }
 
@@ -209,16 +218,24 @@ func (a *Answer) Decode(r *Reader) {
 	}
 	a.State = State(r.U8())
 	flags := r.U8()
-	if r.err == nil && (a.State > Expired || flags&^(answerDuplicate|answerConflict) != 0) {
+	if r.err == nil && (a.State > Expired || flags&^(answerDuplicate|answerConflict|answerWrite) != 0) {
 		r.Fail(errors.New("unknown state or flags"))
 	}
 	a.Duplicate = flags&answerDuplicate != 0
 	a.At = r.Time()
-	if flags&answerConflict == 0 {
-		return
+	if flags&answerConflict != 0 {
+		a.Conflict = readConflict(r)
 	}
+	if flags&answerWrite != 0 {
+		if a.Write = bytes.Clone(r.Bytes(wire.MaxFrameBytes)); a.Write == nil {
+			r.Fail(errors.New("a write without an answer"))
+		}
+	}
+}
+
+func readConflict(r *Reader) *Conflict {
 	c := &Conflict{Code: wire.Code(uint16(r.U8())<<8 | uint16(r.U8()))}
 	c.Collection, c.ID = placement.CollectionID(r.Uvarint32()), string(r.Bytes(wire.MaxIDBytes))
 	c.Range, c.Version, c.Rival, c.Detail = r.U8() == 1, r.Uvarint(), r.ID(), string(r.Bytes(maxDetail))
-	a.Conflict = c
+	return c
 }

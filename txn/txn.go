@@ -130,6 +130,10 @@ type Answer struct {
 	Duplicate bool
 	// Conflict is why Refused or Aborted, if it is known here.
 	Conflict *Conflict
+	// Write is the answer to the request that the transaction carries out, as
+	// package fsm keeps it; nil: there is none. Then State says what became of
+	// this transaction, and Write of the request, by whichever transaction.
+	Write []byte
 }
 
 // Decided says that the answer is a decision of home.

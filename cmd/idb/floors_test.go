@@ -27,6 +27,7 @@ var floors = map[string]int{
 	"fsm/update":   1,
 	"fsm/query":    1,
 	"fsm/schema":   1,
+	"fsm/unique":   1,
 	"fsm":          2, // and fsm/mvcc
 	"shardgroup":   3,
 	"router":       4,

@@ -86,6 +86,13 @@ const (
 	CatalogRetryRuns  Name = "catalog-retry-runs"  // a request to the catalog that was answered is run again
 )
 
+// What routers do with unique values.
+const (
+	UniqueUntaken    Name = "unique-untaken"     // a document is written without the entry of its value
+	UniqueKept       Name = "unique-kept"        // an entry is not given up with its value
+	UniqueGivenEarly Name = "unique-given-early" // an entry is given up before the write is decided
+)
+
 // Names are all of them.
 func Names() []Name {
 	return []Name{
@@ -97,6 +104,8 @@ func Names() []Name {
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
+		NameReused, CollectionIDAgain,
+		UniqueUntaken, UniqueKept, UniqueGivenEarly,
 	}
 }
 

@@ -2,6 +2,7 @@ package update
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -139,6 +140,11 @@ var operatorNames = [...]string{
 }
 
 func (o operator) String() string { return operatorNames[o] }
+
+// UsesTime says that the result depends on the time that Apply is given.
+func (u *Update) UsesTime() bool {
+	return slices.ContainsFunc(u.actions, func(a action) bool { return a.op == opCurrentDate })
+}
 
 // Paths lists the paths that the update may change, in order.
 func (u *Update) Paths() []string {
