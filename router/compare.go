@@ -12,6 +12,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -158,7 +159,9 @@ func (c *checking) collection(id placement.CollectionID) string {
 	if id == 0 {
 		return ""
 	}
-	if known, ok := c.view.CollectionByID(id); ok {
+	if known, ok := c.view.CollectionByID(unique.Of(id)); ok && unique.IsEntries(id) {
+		return known.Name + " (unique values)"
+	} else if ok {
 		return known.Name
 	}
 	return fmt.Sprintf("#%d", id)
@@ -171,9 +174,11 @@ func (c *checking) totals(f *fsm.Findings) {
 		c.reply.Owned = append(c.reply.Owned, uint32(p))
 	}
 	for _, s := range f.Collections {
-		c.reply.Documents += s.Documents
 		c.reply.Versions += s.Rows
-		c.reply.Bytes += s.Bytes
+		if !unique.IsEntries(s.Collection) {
+			c.reply.Documents += s.Documents
+			c.reply.Bytes += s.Bytes
+		}
 	}
 }
 
@@ -410,7 +415,7 @@ func (c *checking) unknownCollections(ctx context.Context, all []*replicaFinding
 				continue
 			}
 			for _, s := range a.found.Collections {
-				if _, ok := c.view.CollectionByID(s.Collection); !ok && !slices.Contains(unknown, s.Collection) {
+				if _, ok := c.view.CollectionByID(unique.Of(s.Collection)); !ok && !slices.Contains(unknown, s.Collection) {
 					unknown = append(unknown, s.Collection)
 				}
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
 	"github.com/impossibledb/idb/txn"
@@ -82,12 +83,18 @@ type transaction struct {
 	began    time.Time
 	deadline hlc.Timestamp // when timeout has passed since began, by this node's clock then
 	ordered  bool
+	front    bool         // it has locked something up front
+	request  *fsm.Request // the write that it carries out; nil: none
 	names    map[placement.CollectionID]string
 	parts    map[placement.PartitionID]*txn.Part
 	home     placement.PartitionID
 	writes   int
 	bytes    uint64
 	groups   int
+
+	items   int                    // documents and ranges read and written
+	entries map[string]uniqueEntry // of unique values
+	stale   bool                   // what it has read cannot be read any more
 }
 
 // commit serves KindCommit.
@@ -103,6 +110,8 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 	switch {
 	case e != nil:
 	case len(t.parts) == 0:
+	case t.stale:
+		a, e = t.outdated(ctx)
 	case t.writes == 0:
 		e = t.verify(ctx)
 	default:
@@ -152,7 +161,9 @@ func (t *transaction) build(ctx context.Context) *wire.Error {
 	case size > txn.MaxBytes:
 		return refuse(wire.CodeFrameTooLarge, "the transaction has %d bytes, at most %d are allowed (split it)", size, txn.MaxBytes)
 	}
+	t.items = items
 	homeless := true
+	var docs []*uniqueDoc // with unique values
 	for i := range t.req.Collections {
 		c := &t.req.Collections[i]
 		v, coll, e := t.collection(ctx, c)
@@ -211,8 +222,13 @@ func (t *transaction) build(ctx context.Context) *wire.Error {
 			part.Writes = append(part.Writes, txn.Write{Collection: coll.ID, ID: w.ID, MaxBytes: uint32(r.opts.Limits.MaxBytes), Ops: []txn.Op{op}})
 			t.writes++
 		}
+		more, e := t.uniqueDocs(v, coll, c)
+		if e != nil {
+			return e
+		}
+		docs = append(docs, more...)
 	}
-	return nil
+	return t.addEntries(ctx, docs)
 }
 
 // collection finds a collection by its number, so that a transaction has the
@@ -264,6 +280,9 @@ func (t *transaction) word(a txn.Answer) *wire.Error {
 }
 
 func (t *transaction) conflict(c *txn.Conflict) *wire.Error {
+	if unique.IsEntries(c.Collection) {
+		return t.entryConflict(c)
+	}
 	name := t.names[c.Collection]
 	if name == "" {
 		name = fmt.Sprintf("collection %d", c.Collection)
@@ -337,7 +356,7 @@ func (t *transaction) undecided() *wire.Error {
 
 // oneGroup commits in one entry.
 func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) (txn.Answer, *wire.Error) {
-	x := &fsm.Txn{ID: t.id, Partition: t.home, Commit: &fsm.Commit{}}
+	x := &fsm.Txn{ID: t.id, Partition: t.home, Commit: &fsm.Commit{}, Request: t.request}
 	for _, p := range ps {
 		x.Commit.Parts = append(x.Commit.Parts, fsm.PartitionPart{Partition: p, Part: *t.parts[p]})
 	}
@@ -346,7 +365,7 @@ func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) 
 	var p patience
 	unknown := false
 	for turn := 0; ; turn++ {
-		s := step{x: x, born: t.born, free: true}
+		s := step{x: x, born: t.born, free: !t.front}
 		t.r.steps(ctx, t.r.opts.Placement.View(), []*step{&s}, turn)
 		if s.err == nil {
 			return s.answer, nil
@@ -491,7 +510,7 @@ func (d *txnDriver) step(m txn.Message) *step {
 			Home: d.t.home, Deadline: d.t.deadline, Born: d.t.born, Part: *d.t.parts[m.To],
 		}}
 	case txn.Decide:
-		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Decide: &fsm.Decide{
+		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Request: d.t.request, Decide: &fsm.Decide{
 			MaxP: m.At, Participants: slices.DeleteFunc(d.t.partitions(), func(p placement.PartitionID) bool { return p == d.t.home }),
 			Part: *d.t.part(d.t.home),
 		}}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
 )
@@ -27,6 +28,7 @@ type batch struct {
 	groups  map[uint32]struct{}
 	docs    atomic.Uint64
 	bytes   atomic.Uint64
+	most    atomic.Int64 // groups that one item was about
 
 	share share // of documents returned
 }
@@ -77,7 +79,7 @@ func (r *Router) write(ctx context.Context, req *wire.WriteRequest) (*wire.Write
 		Results: b.results,
 		Now:     uint64(r.opts.Clock.Now()),
 		Cost: wire.Cost{
-			Groups: uint32(max(len(b.groups), min(1, len(todo)))), Docs: b.docs.Load(), Bytes: b.bytes.Load(), WaitMicros: micros(start),
+			Groups: uint32(max(len(b.groups), min(1, len(todo)), int(b.most.Load()))), Docs: b.docs.Load(), Bytes: b.bytes.Load(), WaitMicros: micros(start),
 		},
 	}, nil
 }
@@ -193,6 +195,12 @@ func (b *batch) touch(g placement.GroupID) {
 	b.groups[uint32(g)] = struct{}{}
 }
 
+// asked counts the groups of one item.
+func (b *batch) asked(groups int) {
+	for n := b.most.Load(); int64(groups) > n && !b.most.CompareAndSwap(n, int64(groups)); n = b.most.Load() {
+	}
+}
+
 // carry takes one group's part to its leader: a few items at a time while they
 // want documents back, for those are held until the answer is sent.
 func (b *batch) carry(ctx context.Context, id placement.GroupID, items []int, turn int) {
@@ -302,19 +310,14 @@ func (b *batch) command(i int) fsm.Command {
 
 // propose carries items to the group's log, here.
 func (b *batch) propose(ctx context.Context, g Group, items []int) {
+	set := unique.SetOf(&b.coll.Options)
 	if len(items) == 1 {
-		c := b.command(items[0])
-		g.AwaitWrite(ctx, &c)
-		result, err := g.Propose(ctx, c)
-		b.settle(items[0], shardgroup.Outcome{Result: result, Err: err})
+		b.proposeOne(ctx, g, items[0], set)
 		return
 	}
 	if b.req.Ordered {
 		for n, i := range items {
-			c := b.command(i)
-			g.AwaitWrite(ctx, &c)
-			result, err := g.Propose(ctx, c)
-			b.settle(i, shardgroup.Outcome{Result: result, Err: err})
+			b.proposeOne(ctx, g, i, set)
 			if b.results[i].Error == nil {
 				continue
 			}
@@ -325,6 +328,11 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 		}
 		return
 	}
+	if set != nil {
+		if items = b.proposeUnique(ctx, g, items, set); len(items) == 0 {
+			return
+		}
+	}
 	commands := make([]fsm.Command, len(items))
 	for n, i := range items {
 		commands[n] = b.command(i)
@@ -332,6 +340,18 @@ func (b *batch) propose(ctx context.Context, g Group, items []int) {
 	for n, o := range g.ProposeMany(ctx, commands) {
 		b.settle(items[n], o)
 	}
+}
+
+// proposeOne carries one item to the group's log, here.
+func (b *batch) proposeOne(ctx context.Context, g Group, i int, set *unique.Set) {
+	if !plain(&b.req.Items[i], set) {
+		b.writeUnique(ctx, g, i, set)
+		return
+	}
+	c := b.command(i)
+	g.AwaitWrite(ctx, &c)
+	result, err := g.Propose(ctx, c)
+	b.settle(i, shardgroup.Outcome{Result: result, Err: err})
 }
 
 // returnedAtOnce is how many documents a group is asked to return at once.
@@ -396,6 +416,7 @@ func (b *batch) forward(ctx context.Context, id placement.GroupID, node placemen
 	}
 	b.docs.Add(reply.Cost.Docs)
 	b.bytes.Add(reply.Cost.Bytes)
+	b.asked(int(reply.Cost.Groups))
 }
 
 // learnFrom takes what a failed call says about a group's leader.

@@ -104,7 +104,6 @@ func Names() []Name {
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
-		NameReused, CollectionIDAgain,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,
 	}
 }

@@ -97,8 +97,10 @@ func (a *app) run(ctx context.Context) error {
 // words and errors are ours.
 func (a *app) root() *cli.App {
 	root := &cli.App{
-		Name:  "idb",
-		Usage: "the ImpossibleDB document database",
+		// A comma is part of what a flag says, as in --unique country,code.
+		DisableSliceFlagSeparator: true,
+		Name:                      "idb",
+		Usage:                     "the ImpossibleDB document database",
 		Description: `One binary: nodes, clusters, documents. Start with a database of your own:
 
   idb dev                                  a cluster in one process, ready at once

@@ -37,12 +37,18 @@ separator, so that acme/order-1 and acme/order-2 share a shard.
 Superseded versions of documents are kept for the cluster's retention, or as
 --retention and --keep-versions say: a version goes when neither keeps it.
 
+With --unique no two documents of the collection have the same value in a field,
+or, with commas, in all of several fields together. It may be given up to 8
+times. A document without any of the fields is not concerned; null is a value.
+
 Examples:
   idb collection create users
+  idb collection create accounts --unique email --unique country,phone.number
   idb collection create orders --separator /
   idb collection create ledger --retention forever
   idb collection create drafts --retention 24h --keep-versions 10`,
 				Flags: clientFlags(
+					&cli.StringSliceFlag{Name: "unique", Usage: "`FIELDS`: no two documents have the same values in them (may be repeated)"},
 					&cli.StringFlag{Name: "separator", Usage: "`TEXT`: ends the part of an ID that decides its shard"},
 					&cli.StringFlag{Name: "retention", Usage: "`DURATION`: how long superseded versions are kept, or forever", DefaultText: "the cluster's"},
 					&cli.UintFlag{Name: "keep-versions", Usage: "`N`: superseded versions that are kept, however old"},
@@ -89,6 +95,9 @@ Examples:
 
 func (a *app) collectionCreate(c *cli.Context) error {
 	opts := client.CollectionOptions{Separator: c.String("separator"), RetentionVersions: uint32(min(c.Uint("keep-versions"), 1<<32-1))}
+	for _, fields := range c.StringSlice("unique") {
+		opts.Unique = append(opts.Unique, client.Unique{Fields: strings.Split(fields, ",")})
+	}
 	if v := c.String("retention"); v == "forever" {
 		opts.RetentionSeconds = client.RetainForever
 	} else if v != "" {
@@ -109,21 +118,25 @@ func (a *app) collectionCreate(c *cli.Context) error {
 
 // collectionView is a collection as JSON.
 type collectionView struct {
-	Name          string  `json:"name"`
-	ID            uint32  `json:"id"`
-	Separator     string  `json:"separator,omitempty"`
-	Retention     string  `json:"retention,omitempty"` // empty: the cluster's
-	KeepVersions  uint32  `json:"keepVersions,omitempty"`
-	CreatedAt     string  `json:"createdAt"`
-	Dropping      bool    `json:"dropping,omitempty"`
-	Documents     *uint64 `json:"documents,omitempty"`
-	DocumentBytes *uint64 `json:"documentBytes,omitempty"`
+	Name          string   `json:"name"`
+	ID            uint32   `json:"id"`
+	Separator     string   `json:"separator,omitempty"`
+	Retention     string   `json:"retention,omitempty"` // empty: the cluster's
+	KeepVersions  uint32   `json:"keepVersions,omitempty"`
+	Unique        []string `json:"unique,omitempty"`
+	CreatedAt     string   `json:"createdAt"`
+	Dropping      bool     `json:"dropping,omitempty"`
+	Documents     *uint64  `json:"documents,omitempty"`
+	DocumentBytes *uint64  `json:"documentBytes,omitempty"`
 }
 
 func newCollectionView(info client.CollectionInfo) collectionView {
 	v := collectionView{
 		Name: info.Name, ID: info.ID, Separator: info.Options.Separator, KeepVersions: info.Options.RetentionVersions,
 		CreatedAt: timeText(hlc.Timestamp(info.CreatedAt)), Dropping: info.Dropping,
+	}
+	for _, u := range info.Options.Unique {
+		v.Unique = append(v.Unique, u.Name())
 	}
 	switch s := info.Options.RetentionSeconds; s {
 	case 0:
@@ -172,7 +185,7 @@ func (a *app) collectionList(c *cli.Context) error {
 			}
 			return nil
 		}
-		t := table{head: []string{"NAME", "CREATED", "SEPARATOR", "RETENTION", "KEPT VERSIONS", "STATE"}}
+		t := table{head: []string{"NAME", "CREATED", "SEPARATOR", "RETENTION", "KEPT VERSIONS", "UNIQUE", "STATE"}}
 		for _, info := range infos {
 			v := newCollectionView(info)
 			kept, state := "-", "ready"
@@ -182,7 +195,7 @@ func (a *app) collectionList(c *cli.Context) error {
 			if v.Dropping {
 				state = "being dropped"
 			}
-			t.rows = append(t.rows, []string{v.Name, v.CreatedAt, orDash(v.Separator), or(v.Retention, "the cluster's"), kept, state})
+			t.rows = append(t.rows, []string{v.Name, v.CreatedAt, orDash(v.Separator), or(v.Retention, "the cluster's"), kept, orDash(strings.Join(v.Unique, " ")), state})
 		}
 		var b strings.Builder
 		t.write(&b)

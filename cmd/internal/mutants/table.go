@@ -43,6 +43,7 @@ var (
 	simulator    = catcher{ring: "simulator", pkg: "cmd/internal/sim", run: "^TestSeeds$", seeds: "-seeds", seconds: 60}
 	inherited    = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestNewLeaderKnowsWhatItInherited$", seconds: 30}
 	deposed      = catcher{ring: "processes", pkg: "cmd/internal/chaos", run: "^TestDeposedLeader$", seconds: 60}
+	uniqueRules  = catcher{ring: "cluster", pkg: "cmd/internal/node", run: "^TestUnique$", seconds: 60}
 	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
 )
 
@@ -82,6 +83,10 @@ var table = []row{
 	{mutant.NameReused, "a name is free before its drop is done", rulePlacement, `the model says`, 1000},
 	{mutant.CollectionIDAgain, "the ID of a dropped collection is given again", rulePlacement, `the model says`, 1000},
 	{mutant.CatalogRetryRuns, "a request to the catalog that was answered runs again", rulePlacement, `the model says`, 1000},
+
+	{mutant.UniqueUntaken, "a unique entry is not taken", uniqueRules, `want a duplicate value, got <nil>`, 3},
+	{mutant.UniqueKept, "a unique entry is not given up", uniqueRules, `is held by|has no entry`, 3},
+	{mutant.UniqueGivenEarly, "a unique entry is given up before the decision", uniqueRules, `holds a value whose entry \S+ names ""|has no entry`, 3},
 
 	{mutant.AppliedApart, "the applied index is committed after the effect", oneBatch, `two batches`, 3},
 	{mutant.MarkerUnflushed, "a snapshot's marker is written without a flush", hostCrash, `crash \d+: .*below its snapshot`, 3},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/router"
 	"github.com/impossibledb/idb/router/admin"
@@ -308,9 +309,12 @@ func (n *Node) hello(_ *wire.ConnInfo, h *wire.Hello) (wire.HelloReply, *wire.Er
 // locate is where a document belongs, if its collection is known here.
 func (n *Node) locate(c placement.CollectionID, id string) (placement.PartitionID, bool) {
 	v := n.places.View()
-	known, ok := v.CollectionByID(c)
+	known, ok := v.CollectionByID(unique.Of(c))
 	if !ok {
 		return 0, false
+	}
+	if unique.IsEntries(c) {
+		return unique.Partition(known.Name, id, v.Partitions()), true
 	}
 	return placement.PartitionID(wire.Partition(known.Name, known.Options.Separator, id, v.Partitions())), true
 }
@@ -318,7 +322,7 @@ func (n *Node) locate(c placement.CollectionID, id string) (placement.PartitionI
 // retention is how much history a collection keeps.
 func (n *Node) retention(id placement.CollectionID) (shardgroup.Retention, bool) {
 	v := n.places.View()
-	c, ok := v.CollectionByID(id)
+	c, ok := v.CollectionByID(unique.Of(id))
 	if !ok {
 		return shardgroup.Retention{}, false // perhaps newer than this view
 	}
