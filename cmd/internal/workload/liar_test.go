@@ -325,6 +325,12 @@ func TestLies(t *testing.T) {
 		{"reads that are not validated", "bank", []string{"wrong total", "lost update", "stale read"}},
 		{"a commit that is none", "bank", []string{"lost write"}},
 		{"a commit that was refused", "bank", []string{"refused write took effect", "unexpected answer"}},
+		{"half a transaction", "append", []string{"lost write"}},
+		{"reads that are not validated", "append", []string{"lost update", "incompatible order", "lost write", "G2", "G-single", "G1c"}},
+		{"a commit that is none", "append", []string{"lost write"}},
+		{"a commit that was refused", "append", []string{"G1a"}},
+		{"reads that are not validated", "skew", []string{"write skew"}},
+		{"ranges that are not validated", "skew", []string{"write skew"}},
 		{"a drop that drops nothing", "catalog", []string{"dropped collection read"}},
 	} {
 		t.Run(c.lie+" to "+c.workload, func(t *testing.T) {

@@ -289,6 +289,17 @@ func (a *attempt) scan(ctx context.Context, c, prefix string, universe []string,
 	return all, nil
 }
 
+// begun is the time of a document that was written before clients began: what a
+// transaction has read below it, and would be refused for at its commit, is of
+// no time that a rule speaks of.
+func (s *scratch) begun(ctx context.Context, db *client.DB, collection, id string) (uint64, error) {
+	d, err := db.Collection(collection).Get(ctx, id)
+	if err != nil {
+		return 0, fmt.Errorf("workload %s: %w", s.name, err)
+	}
+	return uint64(d.UpdatedAt), nil
+}
+
 // settled are transactions and single writes after the fact: what of it took
 // effect is known from the histories read at rest, which name for every version
 // the write that made it. Versions that writes have made are filled in, and

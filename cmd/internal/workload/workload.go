@@ -104,6 +104,8 @@ var makers = []struct {
 	{"history", "reads at versions and times, restores", newPast},
 	{"catalog", "collections that come and go beside writes", newCatalog},
 	{"bank", "transfers between accounts in transactions, and sums of all accounts", newBank},
+	{"append", "transactions that read lists and append to them", newAppends},
+	{"skew", "transactions that write less than they depend on, and read-only ones", newSkew},
 }
 
 // Names are those of all workloads.
@@ -126,7 +128,9 @@ func About(name string) string {
 }
 
 // Transactional says that a workload consists of transactions over many documents.
-func Transactional(name string) bool { return slices.Contains([]string{"bank"}, name) }
+func Transactional(name string) bool {
+	return slices.Contains([]string{"bank", "append", "skew"}, name)
+}
 
 // New makes workloads by name; without names, all of them.
 func New(o Options, names ...string) ([]Workload, error) {
