@@ -98,8 +98,8 @@ type Config struct {
 	SnapshotBytes   int64
 	SnapshotEntries uint64
 	// LogBytes is how much disk the log may take, all groups together: above it
-	// groups are flushed and cut until it is half. What is left serves followers
-	// that are behind; those further behind get a snapshot. Too small makes
+	// groups are flushed and cut. What is left serves followers that are behind;
+	// those further behind get a snapshot. Too small makes
 	// snapshots of short absences, too large wastes disk. While the state is
 	// small the log takes less: twice the state, and at least 64 MiB. Zero means
 	// 512 MiB. See DESIGN.md for what comes on top.

@@ -44,11 +44,13 @@ func (h *Host) trimOnce() {
 	}
 	for _, g := range groups {
 		// One flush serves all groups, so those that are half way join in; and
-		// what is in the way must be flushed before it can go.
+		// what will be in the way must be flushed before it can go.
 		if g.snapshotDue(2) || crowded && g.pins(room/2) {
 			g.takeSnapshot()
 		}
-		g.truncate(room/2, used > 2*room)
+		// In small steps: segments that become free one by one are used again,
+		// many at once are deleted, and made anew.
+		g.truncate(room-room/16, used > 2*room)
 	}
 }
 

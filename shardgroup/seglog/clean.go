@@ -10,7 +10,7 @@ import (
 const (
 	// keepFree is how many free segments wait to be used again, beside the one
 	// that is prepared.
-	keepFree = 2
+	keepFree = 4
 	// carryBytes is how much is carried forward at once, so that appends which
 	// come meanwhile wait for little.
 	carryBytes = 256 << 10

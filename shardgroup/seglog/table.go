@@ -244,7 +244,7 @@ func (t *table) spread() (total, live int64) {
 // recent: see Log.Recent. Segments are freed whole, so they count whole.
 func (t *table) recent(id uint32, bytes int64) uint64 {
 	n := len(t.segs) - 1
-	for bytes -= t.segs[n].end; n > 0 && t.segs[n-1].bytes <= bytes; n-- {
+	for bytes -= t.segs[n].bytes; n > 0 && t.segs[n-1].bytes <= bytes; n-- {
 		bytes -= t.segs[n-1].bytes
 	}
 	oldest := uint32(t.segs[n].number)

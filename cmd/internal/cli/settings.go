@@ -51,7 +51,7 @@ var nodeSettingsTable = []setting{
 	{"zone", "NAME", "", "zone label; replicas are spread over zones", text(func(s *nodeSettings) *string { return &s.Zone })},
 	{"max-document", "SIZE", "1MiB", "largest document accepted, 1KiB to 16MiB; the same on every node", size(func(s *nodeSettings, n int64) { s.MaxDocumentBytes = int(n) })},
 	{"disk-reserve", "SIZE", "256MiB", "free space to keep: below it writes are refused", size(func(s *nodeSettings, n int64) { s.DiskReserveBytes = uint64(n) })},
-	{"log-size", "SIZE", "512MiB", "disk for the log; half is for followers that are behind", size(func(s *nodeSettings, n int64) { s.LogBytes = n })},
+	{"log-size", "SIZE", "512MiB", "disk for the log; followers further behind get a snapshot", size(func(s *nodeSettings, n int64) { s.LogBytes = n })},
 	{"state-cache", "SIZE", "64MiB", "memory for the state engine's block cache", size(func(s *nodeSettings, n int64) { s.StateCacheBytes = n })},
 	{"max-client-conns", "N", "4096", "connections accepted on the client port", number(func(s *nodeSettings, n int) { s.MaxClientConns = n })},
 	{"election-timeout", "DURATION", "500ms", "how long followers wait for a silent leader, 50ms to 1m", duration(func(s *nodeSettings, d time.Duration) { s.ElectionTimeout = d })},

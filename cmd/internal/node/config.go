@@ -40,9 +40,8 @@ type Config struct {
 	// writes and hands its leaderships over. Too small, and the engine may run
 	// into a full disk and end the process. Zero means 256 MiB.
 	DiskReserveBytes uint64
-	// LogBytes is how much disk the log takes, all groups together; half of it
-	// is kept for followers that are behind, and those further behind get a
-	// snapshot. Zero means 512 MiB; at least 32 MiB.
+	// LogBytes is how much disk the log takes, all groups together. It is
+	// kept for followers that are behind; those further behind get a snapshot. Zero means 512 MiB; at least 32 MiB.
 	LogBytes int64
 	// StateCacheBytes is the block cache of the state engine. Zero means 64 MiB.
 	StateCacheBytes int64
