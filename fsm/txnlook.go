@@ -79,8 +79,12 @@ func (m *Machine) TxnTraces(time uint64, random []byte) (out []TxnTrace, err err
 	for _, p := range m.view.Load().partitions {
 		head, _ := mvcc.RequestSpan(m.group, p, 0)
 		err := span(head, func(random [16]byte, value []byte) error {
+			answer, err := aloneAnswer(value)
+			if err != nil {
+				return err
+			}
 			var known Result
-			if err := decodeAnswer(value, &known); err != nil {
+			if err := decodeAnswer(answer, &known); err != nil {
 				return err
 			}
 			if known.Wire.Version != 0 || known.Wire.Error != nil {
