@@ -48,11 +48,7 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 	for i, s := range steps {
 		commands[i].Txn = s.x
 	}
-	// | version u8 | group uvarint | flags u8 | born u64 | now u64 | entry |
-	body := binary.AppendUvarint([]byte{peerVersion}, uint64(id))
-	body = append(body, steps[0].flags())
-	body = binary.BigEndian.AppendUint64(body, uint64(steps[0].born))
-	body = binary.BigEndian.AppendUint64(body, uint64(r.opts.Clock.Now()))
+	body := stepsHead(id, steps[0], r.opts.Clock.Now())
 	fail := func(err error) {
 		for _, s := range steps {
 			s.err = err
@@ -80,6 +76,15 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 			r.learn(id, placement.NodeID(no.Leader))
 		}
 	}
+}
+
+// stepsHead stands before the entry of commands for another node:
+//
+//	| version u8 | group uvarint | flags u8 | born u64 | now u64 | entry |
+func stepsHead(id placement.GroupID, first *step, now hlc.Timestamp) []byte {
+	b := binary.AppendUvarint([]byte{peerVersion}, uint64(id))
+	b = binary.BigEndian.AppendUint64(append(b, first.flags()), uint64(first.born))
+	return binary.BigEndian.AppendUint64(b, uint64(now))
 }
 
 // proposeSteps has a group here apply them, side by side.
@@ -128,33 +133,48 @@ func (s *step) flags() (f byte) {
 //
 //	| version u8 | for each: kind u8 = 0 answer, 1 refusal (length uvarint, Error), 2 rival 24 |
 func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
-	d := peerDecoder{b: body}
-	d.version()
-	id := placement.GroupID(d.number32())
-	if d.bad || len(d.b) < 17 {
-		return nil, refuse(wire.CodeBadRequest, "the commands from another node are malformed, or of another version")
-	}
-	flags, born := d.b[0], hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
-	theirs := hlc.Timestamp(binary.BigEndian.Uint64(d.b[9:]))
-	commands, err := fsm.DecodeEntry(d.b[17:])
-	if err != nil || slices.ContainsFunc(commands, func(c fsm.Command) bool { return c.Txn == nil }) {
-		return nil, refuse(wire.CodeBadRequest, "the commands from another node are not a transaction's: %v", err)
+	id, theirs, steps, e := decodeStepsBody(body)
+	if e != nil {
+		return nil, e
 	}
 	g, e := r.leading(id)
 	if e != nil {
 		return nil, e
 	}
-	steps := make([]*step, len(commands))
-	for i := range commands {
-		if p := commands[i].Txn.Prepare; p != nil {
+	for _, s := range steps {
+		if p := s.x.Prepare; p != nil {
 			// The deadline is looked at by this node, whose clock is another one.
 			left := min(max(p.Deadline.Time().Sub(theirs.Time()), 0), maxTxnTimeout)
 			p.Deadline = r.opts.Clock.Now().Add(left)
 		}
-		steps[i] = &step{x: commands[i].Txn, born: born, free: flags&flagFree != 0, later: flags&flagLater != 0}
 	}
 	proposeSteps(ctx, g, steps)
-	out := []byte{peerVersion}
+	return r.appendSteps([]byte{peerVersion}, steps), nil
+}
+
+// decodeStepsBody reads what steps has sent, and the sender's clock.
+func decodeStepsBody(body []byte) (placement.GroupID, hlc.Timestamp, []*step, *wire.Error) {
+	d := peerDecoder{b: body}
+	d.version()
+	id := placement.GroupID(d.number32())
+	if d.bad || len(d.b) < 17 {
+		return 0, 0, nil, refuse(wire.CodeBadRequest, "the commands from another node are malformed, or of another version")
+	}
+	flags, born := d.b[0], hlc.Timestamp(binary.BigEndian.Uint64(d.b[1:]))
+	theirs := hlc.Timestamp(binary.BigEndian.Uint64(d.b[9:]))
+	commands, err := fsm.DecodeEntry(d.b[17:])
+	if err != nil || slices.ContainsFunc(commands, func(c fsm.Command) bool { return c.Txn == nil }) {
+		return 0, 0, nil, refuse(wire.CodeBadRequest, "the commands from another node are not a transaction's: %v", err)
+	}
+	steps := make([]*step, len(commands))
+	for i := range commands {
+		steps[i] = &step{x: commands[i].Txn, born: born, free: flags&flagFree != 0, later: flags&flagLater != 0}
+	}
+	return id, theirs, steps, nil
+}
+
+// appendSteps writes what became of steps, for decodeSteps.
+func (r *Router) appendSteps(out []byte, steps []*step) []byte {
 	for _, s := range steps {
 		var back *shardgroup.StepBack
 		switch {
@@ -167,7 +187,7 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 			out = append(binary.AppendUvarint(append(out, 1), uint64(len(no))), no...)
 		}
 	}
-	return out, nil
+	return out
 }
 
 func decodeSteps(b []byte, steps []*step) error {
