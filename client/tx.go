@@ -201,20 +201,23 @@ func (tx *Tx) usableLocked(op, collection, id string) *Error {
 	return nil
 }
 
-// growLocked counts what is added and refuses what is too much.
+// growLocked counts what is added and refuses what is too much, which is then
+// not part of the transaction.
 func (tx *Tx) growLocked(op, collection, id string, bytes int) *Error {
+	switch {
+	case tx.items+1 > MaxTxItems:
+		return refused(wire.CodeTooManyItems, op, collection, id, "the transaction has %d documents and ranges already, which is the most (split it)", MaxTxItems)
+	case tx.bytes+bytes > MaxTxBytes:
+		return refused(wire.CodeFrameTooLarge, op, collection, id, "the transaction would have %d bytes, at most %d are possible (split it)", tx.bytes+bytes, MaxTxBytes)
+	}
 	tx.items++
 	tx.bytes += bytes
-	switch {
-	case tx.items > MaxTxItems:
-		return refused(wire.CodeTooManyItems, op, collection, id, "the transaction has %d documents and ranges already, which is the most (split it)", MaxTxItems)
-	case tx.bytes > MaxTxBytes:
-		return refused(wire.CodeFrameTooLarge, op, collection, id, "the transaction would have %d bytes, at most %d are possible (split it)", tx.bytes, MaxTxBytes)
-	}
 	return nil
 }
 
-// Size is how much the transaction has read and written, and how much it may.
+// Size is how much the transaction has read and written, and how much it may:
+// what would go past it is refused with ErrTooLarge, and the rest may still be
+// committed.
 func (tx *Tx) Size() (items, maxItems, bytes, maxBytes int) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()

@@ -23,8 +23,23 @@ func TestTxBounds(t *testing.T) {
 	if !errors.Is(err, ErrTooLarge) || n < 10 {
 		t.Fatalf("after %d MiB: %v", n, err)
 	}
-	if _, _, bytes, most := tx.Size(); bytes <= most {
-		t.Errorf("%d of %d bytes, and refused", bytes, most)
+	items, _, bytes, most := tx.Size()
+	if items != n-1 || bytes > most || bytes+1<<20 < most {
+		t.Errorf("after %d writes of which the last was refused: %d documents and %d of %d bytes", n, items, bytes, most)
+	}
+	// What was refused is not in it; something smaller still fits.
+	if got := len(tx.requestLocked().Collections[0].Writes); got != n-1 {
+		t.Errorf("%d writes would be sent, %d were taken", got, n-1)
+	}
+	if err := c.Put("b", map[string]any{}); err != nil {
+		t.Errorf("a small write after one that was too large: %v", err)
+	}
+	many := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(time.Hour)}
+	for n, err = 0, nil; err == nil && n <= MaxTxItems; n++ {
+		err = many.Collection("c").Delete("a")
+	}
+	if items, most, _, _ := many.Size(); !errors.Is(err, ErrTooLarge) || items != MaxTxItems || most != MaxTxItems {
+		t.Errorf("%d of %d items: %v", items, most, err)
 	}
 	late := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(-time.Second)}
 	if err := late.Collection("c").Put("a", map[string]any{}); !errors.Is(err, ErrTxAborted) {

@@ -369,6 +369,18 @@ func (c *TxCollection) write(op string, item wire.WriteItem, opts []WriteOption)
 	return nil
 }
 
+// Count counts documents, with what the transaction has written. It scans: what
+// was counted is part of what the commit depends on. Prefix narrows it.
+func (c *TxCollection) Count(ctx context.Context, opts ...ReadOption) (n uint64, err error) {
+	for _, err := range c.Scan(ctx, opts...) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
+}
+
 // Scan reads documents in order of their IDs, with what the transaction has
 // written among them. What was scanned, up to where the iteration stopped, is
 // part of what the commit depends on: nothing may have come into it. Prefix,

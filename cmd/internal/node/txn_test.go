@@ -226,6 +226,9 @@ func TestTransactionSees(t *testing.T) {
 	if got := fmt.Sprint(ids(tx, client.Reverse(), client.Limit(3))); got != "[t5 t4 t2]" {
 		t.Fatalf("the reverse scan found %s", got)
 	}
+	if n, err := c.Count(ctx, client.Prefix("t1")); err != nil || n != 2 {
+		t.Fatalf("counted %d, %v", n, err)
+	}
 	if _, err := things.Get(ctx, "t1a"); !errors.Is(err, client.ErrNotFound) {
 		t.Fatalf("outside it is seen before its commit: %v", err)
 	}
