@@ -48,6 +48,9 @@ func everyCommand() []Command {
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Commit: &Commit{Parts: []PartitionPart{{3, testPart(doc)}, {4, txn.Part{Reads: []txn.Read{{Collection: 1, ID: "x", At: 4}}}}}}}},
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Forget: &Forget{}}},
 		{Time: 8, Promise: &Promise{To: 0x1122334455667788, Epoch: 12, Partitions: []placement.PartitionID{0, 128, 270}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id, KeepDoc: true}, Decide: &Decide{MaxP: 77, Participants: []placement.PartitionID{270, 1}, Part: testPart(doc)}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id}, Commit: &Commit{Parts: []PartitionPart{{1, txn.Part{}}, {3, testPart(doc)}}}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id, Refused: &Refused{Code: wire.CodeDuplicateValue, Version: 300, Detail: "why"}}, Commit: &Commit{Parts: []PartitionPart{{3, txn.Part{Reads: []txn.Read{{Collection: 1, ID: "x", At: 4}}}}}}}},
 	}
 }
 

@@ -94,6 +94,8 @@ func TestRecords(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	for _, a := range []Answer{
 		{State: Committed, At: 9, Duplicate: true},
+		{State: Aborted, At: 5, Duplicate: true, Write: []byte{1, 2, 3}},
+		{State: Aborted, Conflict: &Conflict{Code: wire.CodeDuplicateValue, Detail: "a"}, Write: []byte{0}},
 		{State: Refused, Conflict: &Conflict{Code: wire.CodeVersionConflict, Collection: 3, ID: "a", Range: true, Version: 4, Rival: testID, Detail: "why"}},
 	} {
 		b := a.Append(nil)

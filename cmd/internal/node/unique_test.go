@@ -344,6 +344,46 @@ func TestUniqueConcurrently(t *testing.T) {
 		}
 	})
 
+	uniqueWorkers(ctx, t, db)
+	if n := checkEntries(t, d.Nodes(), "users"); n == 0 {
+		t.Error("nothing was held at the end")
+	}
+}
+
+// TestUniqueLosesNode: in its middle one of three nodes, which leads,
+// coordinates and is asked, is gone from one moment to the next.
+func TestUniqueLosesNode(t *testing.T) {
+	d := startDev(t, t.TempDir(), 3)
+	lost, left := d.Nodes()[1], []*Node{d.Nodes()[0], d.Nodes()[2]}
+	defer func() {
+		for _, n := range left {
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	db := dial(t, d)
+	createUnique(t, db, "users", "email", "team,nr")
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() {
+		<-time.After(time.Second)
+		closed <- lost.Close()
+	}()
+	uniqueWorkers(ctx, t, db)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if n := checkEntries(t, left, "users"); n == 0 {
+		t.Error("nothing was held at the end")
+	}
+}
+
+// uniqueWorkers write users for a while.
+func uniqueWorkers(ctx context.Context, t *testing.T, db *client.DB) {
+	t.Helper()
+	type D = client.D
 	end := time.Now().Add(4 * time.Second)
 	var wg sync.WaitGroup
 	for w := range 8 {
@@ -399,7 +439,4 @@ func TestUniqueConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := checkEntries(t, d.Nodes(), "users"); n == 0 {
-		t.Error("nothing was held at the end")
-	}
 }
