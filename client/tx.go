@@ -33,7 +33,8 @@ type txConfig struct {
 
 // ReadOnly promises that nothing is written. Such a transaction takes no lock
 // and aborts nobody. It is strict: what it read was all current at one moment
-// between its first read and its end.
+// between its beginning and its end. If that changes before the end it is run
+// again by Transact; the third attempt reads where nothing can change.
 func ReadOnly() TxOption { return func(c *txConfig) { c.readOnly = true } }
 
 // TxAt reads as of a timestamp, as far back as collections keep history. It
@@ -66,6 +67,7 @@ type Tx struct {
 	mu    sync.Mutex
 	done  bool
 	sent  bool      // a commit may have arrived: nothing can be added, and what became of it is asked
+	atCut bool      // at is a cut's: nothing that is read there can have changed
 	at    Timestamp // what is read at; 0: nothing was yet
 	began bool      // something was read at it
 	colls map[string]*txColl
@@ -247,7 +249,7 @@ func (tx *Tx) Commit(ctx context.Context) (CommitResult, error) {
 		return CommitResult{}, e
 	}
 	x := commitExchange{clock: tx.db.c.Clock(), req: tx.requestLocked()}
-	if x.empty() || tx.cfg.at != 0 {
+	if x.empty() || tx.cfg.at != 0 || tx.atCut {
 		tx.done = true
 		tx.unlockLocked(ctx)
 		return CommitResult{}, nil
@@ -351,6 +353,9 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
+	if err := tx.cutLocked(ctx); err != nil {
+		return err
+	}
 	docs, err := tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.timeLocked()))
 	for err != nil {
 		if !tx.laterLocked(err) {
@@ -377,8 +382,14 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 		w := wire.TxnCollection{Name: c.name, Ranges: c.ranges}
 		for _, id := range c.ids {
 			r := wire.TxnRead{ID: id}
-			if d := c.reads[id]; d != nil {
+			switch d := c.reads[id]; {
+			case d != nil:
 				r.At = uint64(d.UpdatedAt)
+			case tx.home == nil:
+				// Nobody keeps it from coming and going before the question
+				// whether it is there: that is asked of all the time since.
+				w.Ranges = append(w.Ranges[:len(w.Ranges):len(w.Ranges)], wire.TxnRange{From: id, To: id, At: uint64(tx.at)})
+				continue
 			}
 			w.Reads = append(w.Reads, r)
 		}
@@ -500,6 +511,9 @@ func (x *commitExchange) empty() bool { return len(x.req.Collections) == 0 }
 
 // Place is the home's: a commit that touches one group only is decided there.
 func (x *commitExchange) Place(v *route.View) (uint32, bool) {
+	if x.empty() {
+		return 0, false
+	}
 	c := &x.req.Collections[0]
 	if !v.Numbered(c.Name, c.Number) {
 		return 0, false

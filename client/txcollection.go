@@ -99,6 +99,28 @@ func (tx *Tx) timeLocked() Timestamp {
 	return tx.at
 }
 
+// cutFrom is the attempt from which on a read-only transaction reads where
+// nothing can change it.
+const cutFrom = 3
+
+// cutLocked has a read-only transaction that was overtaken twice read at a
+// timestamp which the cluster finds for it. An older server knows of none.
+func (tx *Tx) cutLocked(ctx context.Context) error {
+	if tx.at != 0 || !tx.cfg.readOnly || tx.attempt < cutFrom {
+		return nil
+	}
+	x := commitExchange{clock: tx.db.c.Clock(), req: wire.CommitRequest{ID: tx.id, Attempt: tx.attempt}}
+	ctx, cancel := tx.db.bound(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	if err := tx.db.c.Do(ctx, wire.KindCommit, route.Read, &x); err != nil {
+		return ofFailure(err, "read", "", "")
+	}
+	tx.at, tx.atCut = Timestamp(x.reply.Time), x.reply.Time != 0
+	return nil
+}
+
 // laterLocked answers a refusal of the transaction's time: this client has heard
 // of a node whose clock is far ahead, and asks at the time of the one that
 // refused, which is not below anything that was written. That it is a lower one
@@ -106,7 +128,7 @@ func (tx *Tx) timeLocked() Timestamp {
 // commits.
 func (tx *Tx) laterLocked(err error) bool {
 	var e *Error
-	if tx.began || tx.cfg.at != 0 || !errors.As(err, &e) || e.Code != wire.CodeFutureTime || e.Version == 0 || Timestamp(e.Version) >= tx.at {
+	if tx.began || tx.cfg.at != 0 || tx.atCut || !errors.As(err, &e) || e.Code != wire.CodeFutureTime || e.Version == 0 || Timestamp(e.Version) >= tx.at {
 		return false
 	}
 	tx.db.c.Clock().Correct(Timestamp(e.Version))
@@ -405,6 +427,11 @@ func (c *TxCollection) Scan(ctx context.Context, opts ...ReadOption) iter.Seq2[*
 			if strings.HasPrefix(p.id, r.prefix) {
 				own = append(own, p)
 			}
+		}
+		if err := tx.cutLocked(ctx); err != nil {
+			tx.mu.Unlock()
+			yield(nil, err)
+			return
 		}
 		at := tx.timeLocked()
 		tx.mu.Unlock()

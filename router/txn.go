@@ -110,6 +110,7 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 	switch {
 	case e != nil:
 	case len(t.parts) == 0:
+		a.At, e = t.cut(ctx)
 	case t.stale:
 		a, e = t.outdated(ctx)
 	case t.writes == 0:
@@ -127,6 +128,22 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 		Time: uint64(a.At), Duplicate: a.Duplicate, Now: uint64(r.opts.Clock.Now()),
 		Cost: wire.Cost{Groups: uint32(t.groups), Docs: uint64(t.writes), Bytes: t.bytes, WaitMicros: micros(start)},
 	}, nil
+}
+
+// cut answers a commit of nothing: a timestamp at which everything can be read
+// strictly.
+func (t *transaction) cut(ctx context.Context) (hlc.Timestamp, *wire.Error) {
+	v := t.r.opts.Placement.View()
+	groups := make([]placement.GroupID, len(v.Groups))
+	for i := range v.Groups {
+		groups[i] = v.Groups[i].ID
+	}
+	t.groups = len(groups)
+	run, e := t.r.cut(ctx, v, groups, 0, false)
+	if e != nil {
+		return 0, e
+	}
+	return run.at, nil
 }
 
 // build checks the request and cuts it by partitions.
@@ -184,6 +201,11 @@ func (t *transaction) build(ctx context.Context) *wire.Error {
 				return refuse(wire.CodeBadID, "%s: a range's bounds are longer than %d bytes or not UTF-8", c.Name, wire.MaxIDBytes)
 			}
 			rg := txn.Range{Collection: coll.ID, Prefix: g.Prefix, From: g.From, To: g.To, At: hlc.Timestamp(g.At)}
+			if g.From == g.To && g.From != "" { // one document, that was not there
+				part := t.part(partitionOf(v, coll, g.From))
+				part.Ranges = append(part.Ranges, rg)
+				continue
+			}
 			if sep := coll.Options.Separator; sep != "" && strings.Contains(g.Prefix, sep) {
 				part := t.part(partitionOf(v, coll, g.Prefix))
 				part.Ranges = append(part.Ranges, rg)

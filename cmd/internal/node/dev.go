@@ -31,6 +31,8 @@ type DevConfig struct {
 	// Node is what every node starts from; its ID, directory and addresses are
 	// set here.
 	Node Config
+
+	now func(node int) func() time.Time // a clock for each node; for tests
 }
 
 // Dev is a whole cluster in one process: real nodes with directories, logs and
@@ -80,6 +82,9 @@ func StartDev(ctx context.Context, cfg DevConfig, log hclog.Logger) (_ *Dev, err
 		}
 		c.ClientAddr, c.PeerAddr, c.HTTPAddr = addr(0), addr(1), addr(2)
 		c.peerAddr = d.peerAddr
+		if cfg.now != nil {
+			c.Now = cfg.now(i)
+		}
 		n, err := Start(ctx, c, log)
 		if err != nil {
 			return nil, err
