@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
@@ -290,7 +291,7 @@ func (m *Machine) LocksHeld() int { return int(m.locks.count.Load()) }
 // reader asks before it reads: who is not listed has either not prepared yet,
 // or what it wrote is readable.
 func (m *Machine) IntentsOn(keys []ReadKey) []Holder {
-	if m.locks.count.Load() == 0 {
+	if m.locks.count.Load() == 0 || mutant.On(mutant.IntentsUnread) {
 		return nil
 	}
 	m.locks.mu.RLock()
@@ -307,7 +308,7 @@ func (m *Machine) IntentsOn(keys []ReadKey) []Holder {
 
 // IntentsIn are those that are about to write documents that a scan may find.
 func (m *Machine) IntentsIn(s *ScanSpec) []Holder {
-	if m.locks.count.Load() == 0 {
+	if m.locks.count.Load() == 0 || mutant.On(mutant.IntentsUnread) {
 		return nil
 	}
 	m.locks.mu.RLock()

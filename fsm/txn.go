@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
@@ -300,7 +301,7 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	if h := a.m.held.prepared[k]; h != nil {
 		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
 	}
-	if state, found, err := a.tombstone(k, mvcc.RoleDone); found || err != nil {
+	if state, found, err := a.tombstone(k, mvcc.RoleDone); found && !(mutant.On(mutant.LatePrepare) && state == txn.Done) || err != nil {
 		return txn.Answer{State: state, Duplicate: true}, err
 	}
 	if a.expired(t.ID) {
@@ -324,6 +325,9 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	rec := txn.PreparedRecord{
 		Home: t.Prepare.Home, At: ts, Deadline: t.Prepare.Deadline, Born: t.Prepare.Born,
 		Reads: t.Prepare.Part.Reads, Ranges: t.Prepare.Part.Ranges, Intents: intents,
+	}
+	if mutant.On(mutant.ReadsUnlocked) {
+		rec.Reads, rec.Ranges = nil, nil
 	}
 	// The table outlives the entry: it has memory of its own.
 	row := rec.Append(nil)
@@ -412,6 +416,9 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 
 // recordCommit remembers a commit under its request ID, in the entry of its effect.
 func (a *applier) recordCommit(k txnKey, c hlc.Timestamp) error {
+	if mutant.On(mutant.CommitUnrecorded) {
+		return nil
+	}
 	id := wire.RequestID(k.id)
 	r := Result{Wire: wire.WriteResult{Time: uint64(c)}}
 	// In a row of its own: readers ask for it (Decision).
@@ -440,7 +447,9 @@ func (a *applier) resolve(t *Txn) (txn.Answer, error) {
 	}
 	if t.Resolve.Commit {
 		// Nothing at or below C is written any more once the locks are gone.
-		a.raise(t.Resolve.At)
+		if !mutant.On(mutant.ClockUnraised) {
+			a.raise(t.Resolve.At)
+		}
 		if err := a.realise(k.partition, h.rec.Intents, t.Resolve.At); err != nil {
 			return done, err
 		}
@@ -477,10 +486,14 @@ func (a *applier) settle(t *Txn) (txn.Answer, error) {
 	switch {
 	case a.expired(t.ID): // it was not committed, and never will be
 		return txn.Answer{State: txn.Expired}, nil
+	case t.Settle.Abort && mutant.On(mutant.AbortUnwritten):
+		return txn.Answer{State: txn.Aborted}, nil
 	case t.Settle.Abort:
 		return txn.Answer{State: txn.Aborted}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
 	}
-	a.raise(t.Settle.Raise)
+	if !mutant.On(mutant.AskRaisesNothing) {
+		a.raise(t.Settle.Raise)
+	}
 	return txn.Answer{State: txn.None}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
@@ -49,13 +50,13 @@ func (a *applier) validate(p placement.PartitionID, part *txn.Part, self txn.ID)
 		if err != nil {
 			return nil, err
 		}
-		if found {
+		if found && !mutant.On(mutant.RangesUnvalidated) {
 			return &txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: id, Detail: "was written since the range around it was read"}, nil
 		}
 	}
 	for i := range part.Writes {
 		w := &part.Writes[i]
-		if h := a.m.held.blocksOther(p, w.Collection, w.ID, self); h != nil {
+		if h := a.m.held.blocksOther(p, w.Collection, w.ID, self); h != nil && !mutant.On(mutant.LocksUnlooked) {
 			return heldBy(h, w.Collection, w.ID), nil
 		}
 		if no := a.notDropped(w.Collection); no != nil {
@@ -74,6 +75,8 @@ func differs(r *txn.Read, row *mvcc.Row, live bool) *txn.Conflict {
 	c := txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: r.ID, Version: row.Version}
 	switch {
 	case !live && r.At == 0 || live && row.Updated == r.At:
+		return nil
+	case mutant.On(mutant.ReadsUnvalidated) && r.At != 0, mutant.On(mutant.AbsenceUnvalidated) && r.At == 0:
 		return nil
 	case !live:
 		c.Detail = "was deleted since it was read"
@@ -345,6 +348,9 @@ func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id
 // the newest; nil if it is. What prepared transactions are about to change is
 // for the caller to ask about first (IntentsOn, IntentsIn).
 func (m *Machine) Verify(parts []PartitionPart, epoch placement.Epoch) (no *txn.Conflict, err error) {
+	if mutant.On(mutant.NewestUnverified) {
+		return nil, nil
+	}
 	r, err := m.reader()
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -206,7 +207,7 @@ func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
 		c.next++
 		return []Message{{Step: Prepare, To: c.spec.Participants[c.next]}}
 	}
-	if len(c.votes) < len(c.spec.Participants) {
+	if len(c.votes) < len(c.spec.Participants) && !mutant.On(mutant.DecidedEarly) {
 		return nil
 	}
 	return c.decide()
@@ -214,7 +215,16 @@ func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
 
 func (c *Coordinator) decide() []Message {
 	c.phase = deciding
-	return []Message{{Step: Decide, To: c.spec.Home, At: c.maxP}}
+	if mutant.On(mutant.CommitTooLow) {
+		c.maxP = 0
+	}
+	out := []Message{{Step: Decide, To: c.spec.Home, At: c.maxP}}
+	if mutant.On(mutant.ResolvedEarly) {
+		for p := range c.votes {
+			out = append(out, Message{Step: Resolve, To: p, At: c.maxP, Commit: true})
+		}
+	}
+	return out
 }
 
 func (c *Coordinator) abort() []Message {
@@ -258,7 +268,7 @@ func (c *Coordinator) decision(m Message, a Answer) []Message {
 
 // resolved goes on when all participants have confirmed.
 func (c *Coordinator) resolved() []Message {
-	if len(c.left) > 0 {
+	if len(c.left) > 0 && !mutant.On(mutant.ForgottenEarly) {
 		return nil
 	}
 	if c.decided.State != Committed || c.partial || len(c.spec.Participants) == 0 {
@@ -279,6 +289,9 @@ type Recovery struct{ *Coordinator }
 func NewRecovery(id ID, home, at placement.PartitionID) (Recovery, []Message) {
 	c := NewCoordinator(Spec{ID: id, Home: home, Participants: []placement.PartitionID{at}, Deadline: hlc.Max})
 	c.partial = true
+	if mutant.On(mutant.AbortedAlone) {
+		return Recovery{c}, append(c.abort(), c.decision(Message{Step: AbortIfUndecided, To: home}, Answer{State: Aborted})...)[1:]
+	}
 	return Recovery{c}, c.abort()
 }
 

@@ -93,6 +93,27 @@ const (
 	UniqueGivenEarly Name = "unique-given-early" // an entry is given up before the write is decided
 )
 
+// What transactions do. The rules are txn/DESIGN.md's.
+const (
+	DecidedEarly       Name = "decided-early"       // home is asked to decide with the first yes
+	CommitTooLow       Name = "commit-too-low"      // the commit timestamp is not the maximum of all votes
+	ResolvedEarly      Name = "resolved-early"      // participants are told "committed" before home has decided
+	ForgottenEarly     Name = "forgotten-early"     // home's record is dropped with the first confirmation
+	AbortedAlone       Name = "aborted-alone"       // recovery tells a participant "aborted" without asking home
+	ClockUnraised      Name = "clock-unraised"      // a participant's clock is not raised to C before the locks go
+	LocksUnlooked      Name = "locks-unlooked"      // what another has prepared does not keep a write away
+	ReadsUnlocked      Name = "reads-unlocked"      // what was read is not locked until the decision
+	ReadsUnvalidated   Name = "reads-unvalidated"   // a document that was read may have changed
+	AbsenceUnvalidated Name = "absence-unvalidated" // what was not there may have come
+	RangesUnvalidated  Name = "ranges-unvalidated"  // a range that was read may have changed
+	AbortUnwritten     Name = "abort-unwritten"     // home says "aborted" without a tombstone
+	LatePrepare        Name = "late-prepare"        // a Prepare that comes after Done prepares again
+	CommitUnrecorded   Name = "commit-unrecorded"   // the request ID is not recorded with the decision
+	IntentsUnread      Name = "intents-unread"      // readers pass over what is about to be written
+	AskRaisesNothing   Name = "ask-raises-nothing"  // an ask does not keep the commit above the time read at
+	NewestUnverified   Name = "newest-unverified"   // a read-only transaction is not verified
+)
+
 // Names are all of them.
 func Names() []Name {
 	return []Name{
@@ -105,6 +126,9 @@ func Names() []Name {
 		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,
+		DecidedEarly, CommitTooLow, ResolvedEarly, ForgottenEarly, AbortedAlone, ClockUnraised, LocksUnlooked,
+		ReadsUnlocked, ReadsUnvalidated, AbsenceUnvalidated, RangesUnvalidated, AbortUnwritten, LatePrepare,
+		CommitUnrecorded, IntentsUnread, AskRaisesNothing, NewestUnverified,
 	}
 }
 

@@ -31,6 +31,9 @@ var (
 
 	cutScripts = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestCutScripts$", seconds: 30}
 
+	ruleTxns = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestTransactions$", seeds: "-rules.seeds", seconds: 60}
+
+	coordinator  = catcher{ring: "unit", pkg: "txn", run: "^TestCommit$", seconds: 10}
 	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
 	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
 	installCrash = catcher{ring: "crash", pkg: "shardgroup", run: "^TestSnapshotInstallCrash$", seconds: 60}
@@ -87,6 +90,24 @@ var table = []row{
 	{mutant.UniqueUntaken, "a unique entry is not taken", uniqueRules, `want a duplicate value, got <nil>`, 3},
 	{mutant.UniqueKept, "a unique entry is not given up", uniqueRules, `is held by|has no entry`, 3},
 	{mutant.UniqueGivenEarly, "a unique entry is given up before the decision", uniqueRules, `holds a value whose entry \S+ names ""|has no entry`, 3},
+
+	{mutant.DecidedEarly, "home decides with the first yes", ruleTxns, `writes took effect`, 500},
+	{mutant.CommitTooLow, "a commit timestamp is not the maximum of all votes", ruleTxns, `nobody lets go of|applies|below`, 500},
+	{mutant.ResolvedEarly, "participants are resolved before home has decided", ruleTxns, `writes took effect`, 500},
+	{mutant.ForgottenEarly, "home's record is dropped with the first confirmation", coordinator, `FAIL`, 3},
+	{mutant.AbortedAlone, "recovery aborts a participant without asking home", ruleTxns, `writes took effect`, 1000},
+	{mutant.ClockUnraised, "a clock is not raised before the locks go", ruleTxns, `no order explains|time went back|applies`, 2000},
+	{mutant.LocksUnlooked, "what is prepared keeps no write away", ruleTxns, `that its lock should have kept|two writes are both version`, 500},
+	{mutant.ReadsUnlocked, "reads are not locked until the decision", ruleTxns, `no order explains`, 2000},
+	{mutant.ReadsUnvalidated, "what was read is not validated", ruleTxns, `no order explains`, 500},
+	{mutant.AbsenceUnvalidated, "absence is not validated", ruleTxns, `no order explains`, 500},
+	{mutant.RangesUnvalidated, "ranges are not validated", ruleTxns, `no order explains`, 1000},
+	{mutant.AbortUnwritten, "an abort without a tombstone", ruleTxns, `writes took effect|refused .* and took effect`, 1000},
+	{mutant.LatePrepare, "a late Prepare is accepted after Done", ruleTxns, `nobody lets go of`, 500},
+	{mutant.CommitUnrecorded, "the request ID is not recorded with the decision", ruleTxns, `was written as version|took effect`, 500},
+	{mutant.IntentsUnread, "readers pass over intents", ruleTxns, `broken promise|no order explains`, 500},
+	{mutant.AskRaisesNothing, "an ask does not keep the commit above the read", ruleTxns, `broken promise|no order explains`, 8000},
+	{mutant.NewestUnverified, "a read-only transaction is not verified", ruleTxns, `no order explains`, 500},
 
 	{mutant.AppliedApart, "the applied index is committed after the effect", oneBatch, `two batches`, 3},
 	{mutant.MarkerUnflushed, "a snapshot's marker is written without a flush", hostCrash, `crash \d+: .*below its snapshot`, 3},

@@ -44,7 +44,7 @@ func TestTable(t *testing.T) {
 	}
 	for _, c := range consts {
 		used := false
-		for _, folder := range []string{"client", "fsm", "placement", "router", "shardgroup", "txn"} {
+		for _, folder := range []string{"client", "txn", "fsm", "placement", "router", "shardgroup", "txn"} {
 			used = used || inFolder(t, filepath.Join(root, folder), ".go", "mutant.On(mutant."+c[1]+")")
 		}
 		if !used {
