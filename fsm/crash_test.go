@@ -312,6 +312,7 @@ func TestWriteErrors(t *testing.T) {
 		default:
 			t.Fatal("a flush that could not write said nothing")
 		}
+		r.engine.Abandon() // the process is over
 		r.shut()
 	}
 }

@@ -133,7 +133,17 @@ func (h *Host) closeStores() error {
 		if dead {
 			h.state.Abandon()
 		}
-		errs = append(errs, h.state.Close())
+		err := h.state.Close()
+		if !dead && err != nil && h.dead.Load() {
+			// The disk failed in the middle of that.
+			if !h.cfg.JoinAfterFatal {
+				return errors.Join(append(errs, err)...)
+			}
+			dead = true
+			h.state.Abandon()
+			err = errors.Join(err, h.state.Close())
+		}
+		errs = append(errs, err)
 	}
 	if h.logs != nil {
 		if dead {

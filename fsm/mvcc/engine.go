@@ -93,6 +93,8 @@ type Engine struct {
 	po   *pebble.Options // for writing tables to ingest
 
 	fatal sync.Once
+	// broken is closed by the first fatal error.
+	broken chan struct{}
 	// gone is closed by Abandon: who waits for the end of the process after a
 	// fatal error waits no more.
 	gone chan struct{}
@@ -101,6 +103,7 @@ type Engine struct {
 	// writing, so that it waits for readers instead of pulling the files away.
 	open   sync.RWMutex
 	closed bool // guarded by open
+	over   bool // the files are closed; guarded by open
 
 	// flushMu is held during a flush. flushes counts started ones, so that
 	// groups which ask at the same time share one.
@@ -111,7 +114,7 @@ type Engine struct {
 
 // OpenEngine opens or creates the engine in dir.
 func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
-	e := &Engine{dir: dir, opts: opts.withDefaults(), gone: make(chan struct{})}
+	e := &Engine{dir: dir, opts: opts.withDefaults(), broken: make(chan struct{}), gone: make(chan struct{})}
 	if err := vfs.MakeDir(e.opts.FS, dir); err != nil {
 		return nil, fmt.Errorf("state engine: %w", err)
 	}
@@ -184,15 +187,47 @@ func (e *Engine) Dir() string { return e.dir }
 func (e *Engine) FS() vfs.FS { return e.opts.FS }
 
 // Close flushes, waits for readers and closes the files. After a fatal error it
-// must not be called, unless Abandon was: the process is to end.
+// must not be called, unless Abandon was: the process is to end. If the error
+// comes while it flushes, it says so and leaves the files open, and may be
+// called again after Abandon.
 func (e *Engine) Close() error {
 	e.open.Lock()
 	defer e.open.Unlock()
-	if e.closed {
+	if e.over {
 		return nil
 	}
-	e.closed = true
-	return errors.Join(e.db.Flush(), e.db.Close())
+	abandoned := false
+	select {
+	case <-e.gone:
+		abandoned = true
+	default:
+	}
+	var err error
+	if !e.closed && !abandoned {
+		if err = e.lastFlush(); errors.Is(err, errBroken) {
+			e.closed = true
+			return err
+		}
+	}
+	e.closed, e.over = true, true
+	return errors.Join(err, e.db.Close())
+}
+
+var errBroken = errors.New("a fatal error came first")
+
+// lastFlush is a flush that a broken disk ends: the engine itself tries again
+// and again, at once and for ever.
+func (e *Engine) lastFlush() error {
+	flushed, err := e.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-flushed:
+		return nil
+	case <-e.broken:
+	}
+	return fmt.Errorf("state engine in %s: it was not flushed before it was closed: %w (the log has what is missing)", e.dir, errBroken)
 }
 
 // Abandon lets go of what has met a fatal error and waits for the end of the
@@ -214,7 +249,10 @@ func (e *Engine) release() { e.open.RUnlock() }
 
 // die reports the first fatal error.
 func (e *Engine) die(err error) {
-	e.fatal.Do(func() { e.opts.OnFatal(fmt.Errorf("state engine in %s: %w", e.dir, err)) })
+	e.fatal.Do(func() {
+		e.opts.OnFatal(fmt.Errorf("state engine in %s: %w", e.dir, err))
+		close(e.broken) // who waits for it finds it reported
+	})
 }
 
 // Flush makes everything committed before the call durable. Callers that come

@@ -1,11 +1,74 @@
 package mvcc
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
+
+// A disk that breaks while the engine is closed ends the closing: the engine
+// itself would try to flush for ever. Abandoned, it can be closed then.
+func TestCloseOnBrokenDisk(t *testing.T) {
+	for _, before := range []bool{true, false} { // it is noticed before Close
+		var broken atomic.Bool
+		fs := errorfs.Wrap(pvfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if broken.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				return errors.New("input/output error")
+			}
+			return nil
+		}))
+		fatal := make(chan error, 1)
+		e, err := OpenEngine("state", EngineOptions{FS: fs, OnFatal: func(err error) { fatal <- err }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill(t, e, 1, 50, 1, 100, 1)
+		if err := e.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		b := e.db.NewBatch()
+		if err := errors.Join(b.Set([]byte("\x00\x00\x00\x01k"), nil, nil), b.Commit(pebble.NoSync)); err != nil {
+			t.Fatal(err)
+		}
+		broken.Store(true)
+		if before {
+			if err := e.flushSoon(); err != nil {
+				t.Fatal(err)
+			}
+			<-fatal
+			e.Abandon()
+		}
+		closed := make(chan error, 1)
+		go func() {
+			err := e.Close()
+			if !before && err != nil { // as the host does
+				e.Abandon()
+				_ = e.Close() // it says that the disk is broken
+			}
+			closed <- err
+		}()
+		select {
+		case err := <-closed:
+			if !before && !errors.Is(err, errBroken) {
+				t.Errorf("closed with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("Close does not return")
+		}
+		if !before {
+			select {
+			case <-fatal:
+			default:
+				t.Error("the error is not reported")
+			}
+		}
+	}
+}
 
 // The engine counts all of its files, also those of an earlier life and when
 // they have been replaced.
