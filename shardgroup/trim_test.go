@@ -96,7 +96,7 @@ func TestLogHeldForSnapshot(t *testing.T) {
 		put()
 	}
 	marker := g.snaps.marker().index
-	c.wait("another marker", func() bool { put(); return g.snaps.marker().index > marker })
+	c.wait("another marker", func() bool { h.trimOnce(); return g.snaps.marker().index > marker })
 	if first, _ := g.logs.FirstIndex(); first > meta.Index {
 		t.Errorf("the log begins at %d, a snapshot up to %d is being sent", first, meta.Index)
 	}

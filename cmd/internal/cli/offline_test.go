@@ -91,7 +91,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"", "verify --duration 1ms"},
 		{"", "verify --clients 0"},
 		{"", "verify --workload registr"},
-		{"", "verify --workload bank"},
+		{"", "verify --workload banks"},
 		{"", "verify --report out.txt"},
 		{"", "verify --report DIR/none/out.html"},
 		{"", "verify --yes"},
