@@ -147,7 +147,7 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 		} else {
 			tx.Rollback(ctx)
 		}
-		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) || errors.Is(err, ErrOutcomeUnknown) {
+		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) && !tx.ahead(err) || errors.Is(err, ErrOutcomeUnknown) {
 			return err
 		}
 		if ran {

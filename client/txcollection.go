@@ -136,6 +136,18 @@ func (tx *Tx) laterLocked(err error) bool {
 	return true
 }
 
+// ahead says that the transaction ends for its time: a node whose clock is far
+// ahead served the first reads at it, and another has refused it. The next
+// attempt begins at the time of that one.
+func (tx *Tx) ahead(err error) bool {
+	var e *Error
+	if tx.cfg.at != 0 || !errors.As(err, &e) || e.Code != wire.CodeFutureTime || e.Version == 0 {
+		return false
+	}
+	tx.db.c.Clock().Correct(Timestamp(e.Version))
+	return true
+}
+
 // fetchLocked reads documents that were not read yet, and whose value the
 // transaction's own writes do not say.
 func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
