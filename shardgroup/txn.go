@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -316,12 +317,20 @@ func (g *Group) clearOne(ctx context.Context, r Resolver, h *fsm.Holder, at hlc.
 	if a.State != txn.Committed || at != 0 && a.At > at {
 		return nil // nothing of it is to be seen; it is resolved in its time
 	}
-	// The coordinator's own message is mostly here already.
-	if !slices.ContainsFunc(g.machine.Holders(), func(o fsm.Holder) bool { return o.ID == h.ID && o.Partition == h.Partition }) {
-		return nil
+	if !g.holds(h) {
+		return nil // the coordinator's own message is mostly here already
 	}
 	_, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Partition, Resolve: &fsm.Resolve{Commit: true, At: a.At}})
+	if err == nil && g.holds(h) && !mutant.On(mutant.ResolvedElsewhere) {
+		// Another leader has resolved it, and here its writes are not readable yet.
+		return g.notLeader()
+	}
 	return err
+}
+
+// holds says whether what a transaction has prepared is still unresolved here.
+func (g *Group) holds(h *fsm.Holder) bool {
+	return slices.ContainsFunc(g.machine.Holders(), func(o fsm.Holder) bool { return o.ID == h.ID && o.Partition == h.Partition })
 }
 
 // Recovery of what was left behind.

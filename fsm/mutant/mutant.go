@@ -45,6 +45,7 @@ const (
 	PromiseTooEarly   Name = "promise-too-early"   // a promise does not wait for what was assigned below it
 	PromiseBesideLost Name = "promise-beside-lost" // a leader promises although an entry was lost
 	VoidApplied       Name = "void-applied"        // an entry of another term is applied
+	ResolvedElsewhere Name = "resolved-elsewhere"  // a read goes on though another leader has resolved what it met
 )
 
 // What cuts rest on.
@@ -119,7 +120,7 @@ func Names() []Name {
 	return []Name{
 		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten,
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
-		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied,
+		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,

@@ -47,6 +47,7 @@ var (
 	inherited    = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestNewLeaderKnowsWhatItInherited$", seconds: 30}
 	deposed      = catcher{ring: "processes", pkg: "cmd/internal/chaos", run: "^TestDeposedLeader$", seconds: 60}
 	uniqueRules  = catcher{ring: "cluster", pkg: "cmd/internal/node", run: "^TestUnique$", seconds: 60}
+	intents      = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestIntentResolvedElsewhere$", seconds: 30}
 	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
 )
 
@@ -120,5 +121,6 @@ var table = []row{
 	{mutant.NoBarrier, "a new leader serves before it has applied what it inherited", inherited, `stale read`, 10},
 	{mutant.ReadUnconfirmed, "a read asks nobody whether this node still leads", deposed, `stale`, 3},
 	{mutant.LearnersConfirm, "members without a vote confirm reads", learners, `confirmed a read with learners`, 3},
+	{mutant.ResolvedElsewhere, "a read goes on though another leader has resolved what it met", intents, `a deposed leader cleared a read`, 3},
 	{mutant.OldAnswersConfirm, "a read joins a round that began before it", oldAnswers, `confirmed a read`, 3},
 }
