@@ -61,6 +61,7 @@ type Machine struct {
 	applied atomic.Uint64
 	clock   atomic.Uint64
 	ceiling atomic.Uint64
+	latest  atomic.Uint64
 	view    atomic.Pointer[view]
 
 	// swap is held for writing while Install replaces the rows. The engine does
@@ -144,6 +145,7 @@ func (m *Machine) load() error {
 func (m *Machine) publish(meta *meta) {
 	m.clock.Store(uint64(meta.clock))
 	m.ceiling.Store(uint64(meta.ceiling))
+	m.latest.Store(uint64(max(meta.clock, meta.requests)))
 	m.applied.Store(meta.applied)
 }
 
@@ -158,6 +160,11 @@ func (m *Machine) Applied() uint64 { return m.applied.Load() }
 
 // Clock is the largest timestamp of an effect.
 func (m *Machine) Clock() hlc.Timestamp { return hlc.Timestamp(m.clock.Load()) }
+
+// Latest is the larger of Clock and the horizon of request IDs. Whoever makes
+// request IDs by a clock that is behind it is refused as expired: nodes move
+// their clocks up to it.
+func (m *Machine) Latest() hlc.Timestamp { return hlc.Timestamp(m.latest.Load()) }
 
 // Ceiling is the timestamp above which none was used or promised.
 func (m *Machine) Ceiling() hlc.Timestamp { return hlc.Timestamp(m.ceiling.Load()) }
@@ -235,6 +242,13 @@ func (m *Machine) Horizons() (requests hlc.Timestamp, history []HistoryHorizon) 
 	}
 	sortHorizons(history)
 	return requests, history
+}
+
+// Youngest is the largest time of a request ID that was ever recorded.
+func (m *Machine) Youngest() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.meta.youngest
 }
 
 // DigestCommand carries this replica's digest at its applied index, for the

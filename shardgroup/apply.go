@@ -96,7 +96,7 @@ func (a *applier) ApplyBatch(logs []*raft.Log) []any {
 	a.mu.Lock()
 	a.entriesIn += uint64(len(logs))
 	a.mu.Unlock()
-	a.g.host.cfg.Clock.Observe(a.g.machine.Clock())
+	a.g.host.cfg.Clock.Observe(a.g.machine.Latest())
 	a.g.applied.advance(logs[len(logs)-1].Index)
 	return answers
 }

@@ -86,6 +86,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	}
 	g.apply = newApplier(g)
 	g.applied.advance(g.machine.Applied())
+	h.cfg.Clock.Observe(g.machine.Latest())
 	g.trans, err = h.cfg.Peers.Raft(spec.ID, transport.RaftOptions{
 		Timeout:       max(h.cfg.Timing.Heartbeat, 200*time.Millisecond),
 		AppendTimeout: h.cfg.StallLimit + time.Second,

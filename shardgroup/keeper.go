@@ -11,6 +11,7 @@ import (
 
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup/leader"
 	"github.com/impossibledb/idb/shardgroup/transport"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -255,8 +256,7 @@ func (k *keeper) raiseHorizons(ctx context.Context) {
 	requests, history := m.Horizons()
 	now := cfg.Clock.Now()
 	var h fsm.Horizon
-	// Each step forgets at least a sixteenth of what is remembered.
-	if to := now.Add(-cfg.RequestIDTTL); clock > requests && to > requests.Add(cfg.RequestIDTTL/16) {
+	if to, ok := leader.Forget(requests, clock, m.Youngest(), now, cfg.RequestIDTTL); ok {
 		h.RequestIDs = to
 	}
 	if cfg.Retention != nil && clock > k.history {

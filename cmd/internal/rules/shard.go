@@ -220,7 +220,12 @@ func (s *shardRun) machine(n *Node) *fsm.Machine { return n.m.(*shardMachine).m 
 
 func (s *shardRun) apply(n *Node, most int) {
 	n.Apply(most)
-	s.leaders[n].clock.Observe(s.machine(n).Clock())
+	m := s.machine(n)
+	s.leaders[n].clock.Observe(m.Latest())
+	// Else no clock has to be as far, and what is sent now is refused as expired.
+	if requests, _ := m.Horizons(); requests > max(m.Clock(), hlc.Timestamp(m.Youngest())) {
+		s.Fail("%s: the horizon of request IDs is %v, ahead of the clock, %v, and of every ID", n.name, requests, m.Clock())
+	}
 }
 
 // lead is shardgroup's becomeLeader.
@@ -604,7 +609,10 @@ func (s *shardRun) own(n *Node) {
 		now := l.clock.Now()
 		h := &fsm.Horizon{History: []fsm.HistoryHorizon{{Collection: placement.CollectionID(1 + s.IntN(2)), At: now.Add(-time.Duration(s.IntN(8)) * time.Millisecond)}}}
 		if s.Once(3) {
-			h.RequestIDs = now.Add(-shardRequestTTL)
+			requests, _ := m.Horizons()
+			if to, ok := leader.Forget(requests, m.Clock(), m.Youngest(), now, shardRequestTTL); ok {
+				h.RequestIDs = to
+			}
 		}
 		c.Horizon = h
 	case 3:

@@ -188,7 +188,9 @@ func (c *Cluster) awaitWrites(ctx context.Context, db *client.DB) (time.Duration
 			if err == nil {
 				break
 			}
-			last = err
+			if ctx.Err() == nil || last == nil {
+				last = err // the one that comes of the end says little
+			}
 			if ctx.Err() != nil {
 				return 0, fmt.Errorf("writes do not go on within %v after everything was healed: %w", 4*resumeWithin, last)
 			}
