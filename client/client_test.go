@@ -365,10 +365,13 @@ func TestCatalog(t *testing.T) {
 		t.Errorf("other options: %v", err)
 	}
 	must(db.Collection("users").Put(ctx, "u", client.D{}))(t)
+	c.behind.Store(true)
 	list := must(db.Collections(ctx))(t)
 	if len(list) != 2 || list[0].Name != "orders" || list[1].Name != "users" {
 		t.Errorf("%+v", list)
 	}
+	must(db.DescribeCollection(ctx, "users"))(t)
+	c.behind.Store(false)
 	must(db.DescribeCollection(ctx, "orders"))(t)
 	if _, err := db.DescribeCollection(ctx, "nope"); !errors.Is(err, client.ErrCollectionNotFound) || !strings.Contains(err.Error(), "orders, users") {
 		t.Errorf("describe: %v", err)

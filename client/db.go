@@ -94,10 +94,17 @@ func (db *DB) Ping(ctx context.Context) error {
 	return db.control(ctx, "ping", wire.KindPing, nil, nil)
 }
 
-// Topology fetches the placement map, the nodes and the catalog.
+// Topology fetches the placement map, the nodes and the catalog, as the node
+// that answers knows them: also while nothing can be changed, and perhaps a
+// moment old.
 func (db *DB) Topology(ctx context.Context) (*Topology, error) {
+	return db.topology(ctx, "topology", "", false)
+}
+
+// topology is Topology; fresh is what was changed before the call and all.
+func (db *DB) topology(ctx context.Context, op, collection string, fresh bool) (*Topology, error) {
 	var t Topology
-	if err := db.control(ctx, "topology", wire.KindTopology, &wire.TopologyRequest{}, &t); err != nil {
+	if err := db.controlNamed(ctx, op, collection, wire.KindTopology, &wire.TopologyRequest{Fresh: fresh}, &t); err != nil {
 		return nil, err
 	}
 	return &t, nil
@@ -162,9 +169,9 @@ func (db *DB) InitCluster(ctx context.Context, req InitRequest) (*InitReply, err
 	return &reply, nil
 }
 
-// Settings reads the cluster's settings.
+// Settings reads the cluster's settings, as the last change left them.
 func (db *DB) Settings(ctx context.Context) (Settings, error) {
-	t, err := db.Topology(ctx)
+	t, err := db.topology(ctx, "settings", "", true)
 	if err != nil {
 		return Settings{}, err
 	}
@@ -178,9 +185,14 @@ func (db *DB) SetSettings(ctx context.Context, s Settings) (Settings, error) {
 	return out, err
 }
 
-// Collections lists the catalog by name.
+// Collections lists the catalog by name. Whatever was created or dropped before
+// the call, by anybody, shows in it.
 func (db *DB) Collections(ctx context.Context) ([]CollectionInfo, error) {
-	t, err := db.Topology(ctx)
+	return db.collections(ctx, "collections", "")
+}
+
+func (db *DB) collections(ctx context.Context, op, collection string) ([]CollectionInfo, error) {
+	t, err := db.topology(ctx, op, collection, true)
 	if err != nil {
 		return nil, err
 	}
@@ -189,9 +201,10 @@ func (db *DB) Collections(ctx context.Context) ([]CollectionInfo, error) {
 	return list, nil
 }
 
-// DescribeCollection is one entry of the catalog.
+// DescribeCollection is one entry of the catalog, which is read as Collections
+// does.
 func (db *DB) DescribeCollection(ctx context.Context, name string) (CollectionInfo, error) {
-	list, err := db.Collections(ctx)
+	list, err := db.collections(ctx, "describe", name)
 	if err != nil {
 		return CollectionInfo{}, err
 	}

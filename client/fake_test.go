@@ -45,6 +45,10 @@ type cluster struct {
 	// node whose catalog is old.
 	itemwise atomic.Bool
 
+	// behind: nodes have not heard of the newest collection, unless they are
+	// asked for what is there now.
+	behind atomic.Bool
+
 	room atomic.Int64 // bytes of documents in the answer to a get; 0: as many as there are
 }
 
@@ -417,6 +421,9 @@ func (n *server) topology(ctx context.Context, r *wire.Request, w *wire.Responde
 		if t.ClusterID == "" {
 			_ = w.Fail(&wire.Error{Code: wire.CodeNotInitialised, Message: "node " + n.id + " belongs to no cluster yet (run idb cluster init)"})
 			return
+		}
+		if n.c.behind.Load() && !ask.Fresh && len(t.Collections) > 0 {
+			t.Collections = t.Collections[:len(t.Collections)-1]
 		}
 		if t.Epoch > ask.HaveEpoch || t.Catalog > ask.HaveCatalog || ask.WaitMillis == 0 {
 			_ = w.ReplyMessage(&t)

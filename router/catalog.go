@@ -161,6 +161,15 @@ const maxTopologyWait = time.Minute
 // topology serves KindTopology. There is none before cluster init.
 func (r *Router) topology(ctx context.Context, req *wire.TopologyRequest) (*wire.Topology, *wire.Error) {
 	v := r.opts.Placement.View()
+	if req.Fresh {
+		if _, e := r.ready(); e != nil {
+			return nil, e
+		}
+		var err error
+		if v, err = r.opts.Placement.Refresh(ctx); err != nil {
+			return nil, r.wireReadError(err, subject{collection: "the catalog"})
+		}
+	}
 	if wait := min(time.Duration(req.WaitMillis)*time.Millisecond, maxTopologyWait); wait > 0 {
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()

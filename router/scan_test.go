@@ -478,3 +478,41 @@ func TestTimesOfOtherClocks(t *testing.T) {
 		t.Errorf("it says that now is %d; the last write was at %d, and %d is in the future", no.Version, last.Time, ahead)
 	}
 }
+
+// A node that has not heard of a change of the catalog tells of it all the same,
+// if it is asked for what is there now.
+func TestFreshCatalog(t *testing.T) {
+	c := newTestCluster(t, 3, 3)
+	n := c.nodes["n3"]
+	way := &deaf{Peers: n}
+	way.hears.Store(true)
+	late := placement.NewService(placement.Options{Self: "n3", Peers: way, AttemptTimeout: 200 * time.Millisecond})
+	defer late.Close()
+	late.StartFollower([]placement.NodeID{"n1"})
+	if _, err := late.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	way.hears.Store(false)
+	fill(t, c, "users", []string{"a"}, 0)
+	o := n.router.opts
+	o.Placement = late
+	n.router = New(o)
+	names := func(fresh bool) (names []string, err error) {
+		var top wire.Topology
+		err = c.serve("n3", wire.KindTopology, &wire.TopologyRequest{Fresh: fresh}, &top)
+		for _, x := range top.Collections {
+			names = append(names, x.Name)
+		}
+		return names, err
+	}
+	if list, err := names(false); err != nil || len(list) != 0 {
+		t.Fatalf("n3 has heard of the collection, nothing is tested: %v, %v", list, err)
+	}
+	if list, err := names(true); codeOf(err) != wire.CodeUnavailable {
+		t.Errorf("n3 reaches nobody, and tells what is there now: %v, %v", list, err)
+	}
+	way.hears.Store(true)
+	if list, err := names(true); err != nil || !slices.Equal(list, []string{"users"}) {
+		t.Errorf("asked for what is there now, n3 tells %v, %v", list, err)
+	}
+}

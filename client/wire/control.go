@@ -365,10 +365,11 @@ func (m *Settings) fields(f *fields) {
 }
 
 func (m *TopologyRequest) fields(f *fields) {
-	f.array(3, func() {
+	f.array(4, func() {
 		f.uint64(&m.HaveEpoch)
 		f.uint64(&m.HaveCatalog)
 		f.uint32(&m.WaitMillis)
+		f.bool(&m.Fresh)
 	})
 }
 

@@ -554,6 +554,10 @@ type TopologyRequest struct {
 	HaveEpoch   uint64 // Topology.Epoch that the client holds; 0: none
 	HaveCatalog uint64 // Topology.Catalog that the client holds
 	WaitMillis  uint32
+	// Fresh: the answer has all that was changed before the request was sent. It
+	// is refused while the placement group has no leader. Without it a node
+	// answers with what it knows, which may be a moment behind.
+	Fresh bool
 }
 
 // Topology is the placement map, the nodes and the catalog.

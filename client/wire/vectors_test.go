@@ -141,6 +141,7 @@ var messageTable = []struct {
 	{"change settings", "", &SettingsRequest{Settings: Settings{ExplicitCollections: true, RetentionSeconds: 7200}, RequestID: RequestID{3, random16}}},
 	{"settings", "", &Settings{ExplicitCollections: true, RetentionSeconds: 7200}},
 	{"topology request", "held for up to 30 s until something is newer", &TopologyRequest{HaveEpoch: 1, HaveCatalog: 4, WaitMillis: 30000}},
+	{"fresh topology request", "the answer has all that was changed before", &TopologyRequest{Fresh: true}},
 	{"topology", "three nodes, two groups, seven partitions", &Topology{ClusterID: "5f0c9a", Epoch: 1, Catalog: 4, Owners: []uint32{1, 2, 1, 2, 1, 2, 1},
 		Groups: []GroupInfo{{1, []string{"n1", "n2", "n3"}, "n1", 2}, {2, []string{"n1", "n2", "n3"}, "", 0}},
 		Nodes: []NodeInfo{{"n1", "127.0.0.1:7001", "127.0.0.1:7101", "127.0.0.1:7201", "eu", "a", "x1"},

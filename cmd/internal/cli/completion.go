@@ -111,13 +111,16 @@ func collectionNames(ctx context.Context, addr string) (names []string) {
 		return nil
 	}
 	defer db.Close()
-	infos, err := db.Collections(ctx)
+	t, err := db.Topology(ctx) // nobody completes a word to wait for an election
 	if err != nil {
 		return nil
 	}
-	for _, info := range infos {
-		names = append(names, info.Name)
+	for _, info := range t.Collections {
+		if !info.Dropping {
+			names = append(names, info.Name)
+		}
 	}
+	slices.Sort(names)
 	return names
 }
 

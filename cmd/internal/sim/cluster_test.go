@@ -2,8 +2,10 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +51,22 @@ func TestCluster(t *testing.T) {
 		for i := range 20 {
 			if _, err := things.Get(ctx, fmt.Sprintf("t%d", i)); err != nil {
 				t.Fatal(err)
+			}
+		}
+		// Nodes hear of changes one after the other; whoever asks is told all.
+		for i := range 12 {
+			made, err := db.CreateCollection(ctx, fmt.Sprintf("more%d", i), client.CollectionOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if list, err := db.Collections(ctx); err != nil || !slices.ContainsFunc(list, func(x client.CollectionInfo) bool { return x.ID == made.ID }) {
+				t.Fatalf("%s was created and is not in the list: %v, %v", made.Name, list, err)
+			}
+			if err := db.DropCollection(ctx, made.Name); err != nil {
+				t.Fatal(err)
+			}
+			if x, err := db.DescribeCollection(ctx, made.Name); !errors.Is(err, client.ErrCollectionNotFound) {
+				t.Fatalf("%s was dropped, and is described: %+v, %v", made.Name, x, err)
 			}
 		}
 		t.Log("done after", c.since())

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/client/wire"
@@ -293,30 +292,14 @@ func (w *catalog) stir(ctx context.Context, s Session) history.Outcome {
 
 // Final compares the catalog at rest with what clients were told.
 func (w *catalog) Final(ctx context.Context, db *client.DB) error {
-	deadline := time.Now().Add(w.o.Settle)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		list, err := db.Collections(ctx)
-		if err != nil {
-			return fmt.Errorf("workload catalog: %w", err)
-		}
-		wrong := w.compare(list)
-		if len(wrong) == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			for _, a := range wrong {
-				w.anomaly(a.Name, "%s", a.Text)
-			}
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("workload catalog: %s: %w", wrong[0].Text, ctx.Err())
-		}
+	list, err := db.Collections(ctx)
+	if err != nil {
+		return fmt.Errorf("workload catalog: %w", err)
 	}
+	for _, a := range w.compare(list) {
+		w.anomaly(a.Name, "%s", a.Text)
+	}
+	return nil
 }
 
 func (w *catalog) compare(list []client.CollectionInfo) []history.Anomaly {

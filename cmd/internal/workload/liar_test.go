@@ -340,7 +340,7 @@ func TestLies(t *testing.T) {
 			if c.workload != "" {
 				names = []string{c.workload}
 			}
-			ws, err := New(Options{Prefix: "lie" + string(rune('a'+i)), Documents: 3, Settle: time.Second}, names...)
+			ws, err := New(Options{Prefix: "lie" + string(rune('a'+i)), Documents: 3}, names...)
 			if err != nil {
 				t.Fatal(err)
 			}

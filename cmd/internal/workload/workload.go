@@ -65,8 +65,6 @@ type Options struct {
 	Start time.Time
 	// Timeout bounds the judge's search over one document. Zero means 30s.
 	Timeout time.Duration
-	// Settle is how long a node may list an old catalog at rest. Zero means 10s.
-	Settle time.Duration
 	// Tolerate are codes of refusals that the run's faults explain, besides
 	// those that always may come.
 	Tolerate []client.Code
@@ -81,9 +79,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.PerDocument == 0 {
 		o.PerDocument = 400
-	}
-	if o.Settle == 0 {
-		o.Settle = 10 * time.Second
 	}
 	if o.Start.IsZero() {
 		o.Start = time.Now()
