@@ -21,6 +21,7 @@ type target struct {
 	first   RequestID // of the call's first write that may
 	created bool      // a creation under the ID that follows from first was answered
 	number  uint32    // 0: not known yet
+	unique  bool      // the collection of that number has unique fields
 	turns   int       // how often the name was looked up again
 }
 
@@ -53,7 +54,7 @@ func (t *target) bind(ctx context.Context) error {
 	}
 	if v := t.db.c.View(); v != nil {
 		if info := v.Collection(t.name); info != nil {
-			t.number = info.ID
+			t.number, t.unique = info.ID, len(info.Options.Unique) > 0
 			return nil
 		}
 	}
@@ -80,7 +81,7 @@ func (t *target) ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.number = info.ID
+	t.number, t.unique = info.ID, len(info.Options.Unique) > 0
 	if v := t.db.c.View(); v == nil || !v.Numbered(t.name, t.number) {
 		_ = t.db.c.Refresh(ctx) // for the way to the leaders; any node finds it too
 	}

@@ -659,3 +659,29 @@ func TestRefusalMovesClock(t *testing.T) {
 		t.Errorf("the clock is at %v, the refusal was at %v", now, ahead)
 	}
 }
+
+// TestTxReadsWhatItsCollectionDemands: whether a collection has unique fields
+// is asked with its number. A node whose catalog is older than the collection
+// does not make a transaction one that the servers refuse.
+func TestTxReadsWhatItsCollectionDemands(t *testing.T) {
+	for _, lagging := range []bool{false, true} {
+		t.Run(fmt.Sprint("lagging ", lagging), func(t *testing.T) {
+			c := newCluster(t, 2, 2)
+			c.commits = make(chan wire.CommitRequest, 1)
+			c.lagging.Store(lagging)
+			db := c.dial(t)
+			c.ensure("users", wire.CollectionOptions{Unique: []wire.Unique{{Fields: []string{"email"}}}})
+			tx := db.Begin()
+			if err := tx.Collection("users").Put("ada", client.D{"email": "ada@x"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			q := <-c.commits
+			if len(q.Collections) != 1 || len(q.Collections[0].Reads) != 1 || q.Collections[0].Reads[0].ID != "ada" {
+				t.Errorf("it does not say what it depends on: %+v", q.Collections)
+			}
+		})
+	}
+}

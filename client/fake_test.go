@@ -44,6 +44,9 @@ type cluster struct {
 	// itemwise: a collection that is gone is found out item by item, as by a
 	// node whose catalog is old.
 	itemwise atomic.Bool
+	// lagging: no node has heard of any collection when it tells of the cluster.
+	lagging atomic.Bool
+	commits chan wire.CommitRequest // what was committed, if not nil
 
 	// behind: nodes have not heard of the newest collection, unless they are
 	// asked for what is there now.
@@ -264,6 +267,9 @@ func (c *cluster) topology() wire.Topology {
 		t.Groups = append(t.Groups, wire.GroupInfo{ID: g, Replicas: ids, Leader: c.leaders[g], Term: 1})
 	}
 	t.Settings.ExplicitCollections = c.explicit
+	if c.lagging.Load() {
+		t.Catalog, t.Collections = 0, nil
+	}
 	return t
 }
 
@@ -459,6 +465,13 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		return &wire.Error{Code: wire.CodeCollectionNotFound, Message: name + ": no such collection"}
 	}
 	switch r.Kind {
+	case wire.KindCommit:
+		var q wire.CommitRequest
+		if err := wire.Decode(slices.Clone(r.Body), &q); err != nil {
+			panic(err)
+		}
+		c.commits <- q
+		return &wire.CommitReply{Time: c.store.now()}, nil
 	case wire.KindWrite:
 		var q wire.WriteRequest
 		if err := wire.Decode(r.Body, &q); err != nil {

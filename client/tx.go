@@ -311,23 +311,8 @@ func (tx *Tx) readUniqueLocked(ctx context.Context, req *wire.CommitRequest) err
 	}
 	missing := false
 	for _, k := range tx.order {
-		if len(k.wrote) == 0 {
-			continue
-		}
-		known := func() *CollectionInfo {
-			if v := tx.db.c.View(); v != nil {
-				if info := v.Collection(k.name); info != nil && info.ID == k.target.number {
-					return info
-				}
-			}
-			return nil
-		}
-		info := known()
-		if info == nil {
-			_ = tx.db.c.Refresh(ctx) // without it the server says what is missing
-			info = known()
-		}
-		if info == nil || len(info.Options.Unique) == 0 {
+		// The target knows: what the client has of the catalog may be older.
+		if len(k.wrote) == 0 || !k.target.unique {
 			continue
 		}
 		var ids []string
