@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -102,6 +103,22 @@ func (l *liar) ServeWire(ctx context.Context, r *wire.Request, w *wire.Responder
 			t.Nodes[i].ClientAddr = l.addr
 		}
 		answer = &t
+	case wire.KindCreateCollection:
+		var c wire.CreateCollectionRequest
+		if err = wire.Decode(r.Body, &c); err == nil && len(c.Options.Unique) > 0 && l.lies("unique fields that are none", 1) {
+			c.Options.Unique = nil
+			var info wire.CollectionInfo
+			err = l.real.Do(ctx, r.Kind, &c, &info)
+			answer = &info
+			break
+		}
+		body, err := l.real.Call(ctx, r.Kind, r.Body)
+		if err != nil {
+			_ = w.Fail(refusalOf(err))
+			return
+		}
+		_ = w.Reply(body)
+		return
 	case wire.KindDropCollection:
 		var d wire.DropCollectionRequest
 		if err = wire.Decode(r.Body, &d); err == nil && l.lies("a drop that drops nothing", 2) {
@@ -172,6 +189,8 @@ func (l *liar) write(ctx context.Context, body []byte) (wire.Message, error) {
 			q.Items[0] = it
 			var again wire.WriteReply
 			_ = l.real.Do(ctx, wire.KindWrite, &q, &again)
+		case it.Op == wire.OpInsert && l.lies("a duplicate that is none", 5):
+			reply.Results[0] = wire.WriteResult{Error: wire.Refuse(wire.CodeDuplicateValue, `%s: handle "nobody's" is held by p00`, it.ID)}
 		case l.lies("done and refused", 10):
 			reply.Results[0] = wire.WriteResult{Error: wire.Refuse(wire.CodeDiskFull, "no space")}
 		}
@@ -331,6 +350,10 @@ func TestLies(t *testing.T) {
 		{"a commit that was refused", "append", []string{"G1a"}},
 		{"reads that are not validated", "skew", []string{"write skew"}},
 		{"ranges that are not validated", "skew", []string{"write skew"}},
+		{"unique fields that are none", "unique", []string{"duplicate value"}},
+		{"a duplicate that is none", "unique", []string{"refused for nothing", "refused write took effect"}},
+		{"a commit that is none", "unique", []string{"lost write"}},
+		{"done and refused", "unique", []string{"refused write took effect"}},
 		{"a drop that drops nothing", "catalog", []string{"dropped collection read"}},
 	} {
 		t.Run(c.lie+" to "+c.workload, func(t *testing.T) {
@@ -340,7 +363,7 @@ func TestLies(t *testing.T) {
 			if c.workload != "" {
 				names = []string{c.workload}
 			}
-			ws, err := New(Options{Prefix: "lie" + string(rune('a'+i)), Documents: 3}, names...)
+			ws, err := New(Options{Prefix: fmt.Sprint("lie", i), Documents: 3}, names...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -141,6 +141,8 @@ func (s *scratch) transact(ctx context.Context, sess Session, f fate, name strin
 	o, why := history.Done, ""
 	if err != nil {
 		o, why = s.ended(name, err), err.Error()
+	} else {
+		stamp = max(stamp, last.tx.Result().Timestamp)
 	}
 	last.end(o, why, uint64(stamp))
 	return ran{Outcome: o, Attempt: number, Time: uint64(stamp), Err: err, Parts: last.parts, ReadTime: uint64(last.tx.Timestamp())}
@@ -316,7 +318,8 @@ func settle(stored map[string][]history.Stored, times map[string]uint64) settled
 		s.byValue[key], s.byTime[key] = map[string]history.Stored{}, map[uint64]history.Stored{}
 		for _, v := range list {
 			s.byTime[key][v.Time] = v
-			if !v.Deleted {
+			// A restored version has the value of the one that it restores.
+			if first, ok := s.byValue[key][v.Value]; !v.Deleted && (!ok || v.Version < first.Version) {
 				s.byValue[key][v.Value] = v
 			}
 		}

@@ -101,6 +101,7 @@ var makers = []struct {
 	{"bank", "transfers between accounts in transactions, and sums of all accounts", newBank},
 	{"append", "transactions that read lists and append to them", newAppends},
 	{"skew", "transactions that write less than they depend on, and read-only ones", newSkew},
+	{"unique", "handles and seats of which there is one each: taken, moved and swapped", newUniques},
 }
 
 // Names are those of all workloads.
@@ -124,7 +125,7 @@ func About(name string) string {
 
 // Transactional says that a workload consists of transactions over many documents.
 func Transactional(name string) bool {
-	return slices.Contains([]string{"bank", "append", "skew"}, name)
+	return slices.Contains([]string{"bank", "append", "skew", "unique"}, name)
 }
 
 // New makes workloads by name; without names, all of them.

@@ -45,7 +45,7 @@ func dial(t *testing.T, url string) []*client.DB {
 // clients die.
 func TestTransactions(t *testing.T) {
 	dbs := dial(t, "idb://"+strings.Join(startDev(t, 3), ","))
-	ws, err := New(Options{Prefix: "tx", Documents: 3, PerDocument: 200}, "bank", "append", "skew")
+	ws, err := New(Options{Prefix: "tx", Documents: 3, PerDocument: 200}, "bank", "append", "skew", "unique")
 	if err != nil {
 		t.Fatal(err)
 	}
