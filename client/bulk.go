@@ -43,6 +43,7 @@ type bulkOp struct {
 	result BulkItem
 	over   bool // it has its result
 	doubt  bool // an attempt of it may have taken effect
+	named  int  // how often its ID was refused as expired and made anew
 	last   *wire.Error
 }
 
@@ -154,6 +155,9 @@ func (b *Bulk) Do(ctx context.Context) (*BulkResult, error) {
 	b.targets = make(map[string]*target)
 	for i := range b.ops {
 		o := &b.ops[i]
+		if o.item.RequestID != (RequestID{}) {
+			o.named = maxRenames // the caller knows it by this one
+		}
 		name(&o.item, clock)
 		t := b.targets[o.c.name]
 		if creates := creating(o.item.Op); t == nil || creates && !t.creates {
@@ -452,6 +456,14 @@ func (x *batch) Read(body []byte, lost bool) error {
 		switch {
 		case pending:
 			o.doubt, o.last = doubtful, r.Error
+			left = append(left, o)
+			if wait == nil {
+				wait = r.Error
+			}
+		case r.Error.Code == wire.CodeOutcomeExpired && !doubtful && o.named < maxRenames:
+			o.named++
+			o.item.RequestID = RequestID{}
+			name(&o.item, x.b.db.c.Clock())
 			left = append(left, o)
 			if wait == nil {
 				wait = r.Error

@@ -66,16 +66,16 @@ func (t *target) bind(ctx context.Context) error {
 func (t *target) ask(ctx context.Context) error {
 	t.number = 0
 	var info CollectionInfo
-	err := t.db.c.Do(ctx, wire.KindCollection, route.Read, &control{ask: &wire.CollectionRequest{Name: t.name}, answer: &info})
+	err := during("its collection was looked up", t.db.c.Do(ctx, wire.KindCollection, route.Read, &control{ask: &wire.CollectionRequest{Name: t.name}, answer: &info}))
 	if t.creates && isGone(err) {
 		id := creationID(t.first, t.name)
 		if t.created {
 			// That one was dropped by others before the write arrived.
 			id = t.db.NewRequestID()
 		}
-		err = decisive(t.db.c.Do(ctx, wire.KindCreateCollection, route.Write, &control{
+		err = during("its collection was created", decisive(t.db.c.Do(ctx, wire.KindCreateCollection, route.Write, &control{
 			ask: &wire.CreateCollectionRequest{Name: t.name, RequestID: id, Implicit: true}, answer: &info,
-		}))
+		})))
 		t.created = t.created || err == nil
 	}
 	if err != nil {
@@ -123,6 +123,30 @@ func decisive(err error) error {
 	sure.Unknown, sure.Err = false, nil
 	return &sure
 }
+
+// during says what was done for a request when it failed.
+func during(step string, err error) error {
+	var f *route.Failure
+	if !errors.As(err, &f) || f.Final() {
+		return err
+	}
+	named := *f
+	named.Step = step
+	return &named
+}
+
+// expired says that a request was refused for good because its ID is older than
+// what is remembered.
+func expired(err error) bool {
+	var f *route.Failure
+	return errors.As(err, &f) && f.Final() && f.Refusal.Code == wire.CodeOutcomeExpired
+}
+
+// maxRenames is how often a write whose ID was refused as expired gets another.
+// None of its attempts was lost, or the refusal would not be the answer: it was
+// not done. The ID was made by a clock that is behind those of the servers, one
+// of which was ahead once; the refusal has the time there.
+const maxRenames = 3
 
 // doubtful is the failure of a call that repeats a write and could not: what an
 // earlier call did is not known.

@@ -146,6 +146,10 @@ func (c *Collection) write(ctx context.Context, op string, item wire.WriteItem, 
 	}
 	x := writes.Get().(*write)
 	x.clock = c.db.c.Clock()
+	renames := 0
+	if item.RequestID != (RequestID{}) {
+		renames = maxRenames // the caller knows it by this one
+	}
 	name(&item, x.clock)
 	x.items[0] = item
 	x.req.Collection = c.name
@@ -161,6 +165,13 @@ func (c *Collection) write(ctx context.Context, op string, item wire.WriteItem, 
 		x.req.Number = t.number
 		if err = c.db.c.Do(ctx, wire.KindWrite, mode, x); err == nil {
 			break
+		}
+		if expired(err) && renames < maxRenames {
+			renames++
+			item.RequestID = RequestID{}
+			name(&item, x.clock)
+			x.items[0].RequestID = item.RequestID
+			continue
 		}
 		again, err = t.moved(ctx, err)
 	}

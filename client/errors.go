@@ -256,7 +256,17 @@ func ofFailure(err error, op, collection, id string) *Error {
 	case errors.Is(f.Ended, context.DeadlineExceeded):
 		b.WriteString("; the time was up")
 	}
-	fmt.Fprintf(&b, " after %s and %s", plural(f.Attempts, "attempt"), f.Took.Round(time.Millisecond))
+	if f.Step != "" {
+		b.WriteString(" while " + f.Step + ",")
+	}
+	switch took := f.Took.Round(time.Millisecond); {
+	case f.Attempts > 0:
+		fmt.Fprintf(&b, " after %s and %s", plural(f.Attempts, "attempt"), took)
+	case took == 0:
+		b.WriteString(" before anything was sent")
+	default:
+		fmt.Fprintf(&b, " after %s, before a node could be asked", took)
+	}
 	if cause := f.Cause(); cause != "" {
 		b.WriteString("; last: " + cause)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -212,7 +213,8 @@ func TestFaults(t *testing.T) {
 		{"disk full", []fault{refuse(wire.CodeDiskFull)}, client.ErrDiskFull, 0, 1},
 		{"disk full after a lost answer", []fault{{cut: true, effect: true}, refuse(wire.CodeDiskFull), refuse(wire.CodeDiskFull)}, nil, 1, 4},
 		{"no collection after a lost answer", []fault{{cut: true, effect: true}, refuse(wire.CodeCollectionNotFound)}, client.ErrOutcomeUnknown, 1, 2},
-		{"expired", []fault{refuse(wire.CodeOutcomeExpired)}, client.ErrOutcomeExpired, 0, 1},
+		{"expired", []fault{refuse(wire.CodeOutcomeExpired)}, nil, 1, 2},
+		{"expired again and again", slices.Repeat([]fault{refuse(wire.CodeOutcomeExpired)}, 9), client.ErrOutcomeExpired, 0, 4},
 		{"expired after a lost answer", []fault{{cut: true, effect: true}, refuse(wire.CodeOutcomeExpired)}, client.ErrOutcomeUnknown, 1, 2},
 		{"faults of the server", []fault{refuse(wire.CodeInternal), refuse(wire.CodeInternal), refuse(wire.CodeInternal)}, client.ErrOutcomeUnknown, 0, 3},
 		{"bad request", []fault{refuse(wire.CodeBadUpdate)}, client.ErrBadRequest, 0, 1},
@@ -346,6 +348,151 @@ func TestBulkInDoubt(t *testing.T) {
 			}
 			if (want == nil) != (item.Err == nil) || !errors.Is(item.Err, want) {
 				t.Errorf("%s: item %d: %v", name, i, item.Err)
+			}
+		}
+	}
+}
+
+// A group remembers no request IDs as old as those that this client makes: the
+// group's clock is ahead of all that the client has heard of. Its refusals have
+// the time, and the writes are done under IDs of that time; one whose ID is the
+// caller's is refused.
+func TestExpiredID(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	db := c.dial(t)
+	docs := db.Collection("docs")
+	must(docs.Put(t.Context(), "x", client.D{}))(t)
+	var ahead atomic.Uint64
+	c.faults(func(_ *server, r *wire.Request) (f fault) {
+		var req wire.WriteRequest
+		if r.Kind != wire.KindWrite || wire.Decode(r.Body, &req) != nil {
+			return f
+		}
+		for i := range req.Items {
+			if req.Items[i].RequestID.Time < ahead.Load() {
+				f.refuse = &wire.Error{Code: wire.CodeOutcomeExpired, Message: "older than what is remembered", Now: ahead.Load()}
+				if len(req.Items) == 1 {
+					return f
+				}
+				if f.items == nil {
+					f.items = map[int]*wire.Error{}
+				}
+				f.items[i] = f.refuse
+			}
+		}
+		f.refuse = nil
+		return f
+	})
+	further := func() {
+		ahead.Store(uint64(db.Now().Add(time.Hour)))
+	}
+	further()
+	old := db.NewRequestID()
+	if r, err := docs.Upsert(t.Context(), "n", client.Inc("n", 1)); err != nil || r.Version != 1 || r.Duplicate {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := docs.Upsert(t.Context(), "n", client.Inc("n", 1), client.WithRequestID(old)); !errors.Is(err, client.ErrOutcomeExpired) {
+		t.Errorf("an ID of the caller's: %v", err)
+	}
+	if _, err := docs.Upsert(t.Context(), "n", client.Inc("n", 1), client.Repeat(old)); !errors.Is(err, client.ErrOutcomeUnknown) {
+		t.Errorf("a repeat: %v", err)
+	}
+	must(docs.Upsert(t.Context(), "n", client.Inc("n", 1), client.WithRequestID(db.NewRequestID())))(t)
+	if n := c.number("docs", "n", "n"); n != "2" {
+		t.Errorf("two increments were done, the counter is %s", n)
+	}
+}
+
+// What took the time is said, and where.
+func TestWhereTheTimeWent(t *testing.T) {
+	c := newCluster(t, 1, 1)
+	db := c.dial(t)
+	for _, tc := range []struct {
+		name string
+		slow wire.Kind
+		time time.Duration
+		want string
+	}{
+		{"look-up", wire.KindCollection, 60 * time.Millisecond, "put docs/x: not done; the time was up while its collection was looked up, after 1 attempt and "},
+		{"creation", wire.KindCreateCollection, 60 * time.Millisecond, "the time was up while its collection was created, after 1 attempt and "},
+		{"no time", 0, 0, "put docs/x: not done; the time was up while its collection was looked up, before anything was sent (safe to repeat)"},
+	} {
+		c.faults(func(_ *server, r *wire.Request) fault { return fault{hang: r.Kind == tc.slow} })
+		ctx, cancel := context.WithTimeout(t.Context(), tc.time)
+		_, err := db.Collection("docs").Put(ctx, "x", client.D{})
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+	}
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Millisecond)
+	defer cancel()
+	_, err := db.Collection("docs").Put(ctx, "x", client.D{})
+	if err == nil || !strings.Contains(err.Error(), "while its collection was looked up, ") || !strings.Contains(err.Error(), "; last: ") {
+		t.Errorf("nobody there: %v", err)
+	}
+	t.Log(err)
+}
+
+// The same in a bulk, where some are done under their first ID.
+func TestExpiredIDInBulk(t *testing.T) {
+	for name, start := range map[string]func(*client.DB) *client.Bulk{"parallel": (*client.DB).Bulk, "ordered": (*client.DB).OrderedBulk} {
+		c := newCluster(t, 1, 1)
+		db := c.dial(t)
+		docs := db.Collection("docs")
+		must(docs.Put(t.Context(), "x", client.D{}))(t)
+		old := &wire.Error{Code: wire.CodeOutcomeExpired, Message: "older than what is remembered"}
+		skipped := &wire.Error{Code: wire.CodeNotAttempted, Message: "not attempted"}
+		ids := map[string][]wire.RequestID{}
+		var mu sync.Mutex
+		c.faults(func(_ *server, r *wire.Request) fault {
+			mu.Lock()
+			defer mu.Unlock()
+			var req wire.WriteRequest
+			if r.Kind != wire.KindWrite || wire.Decode(r.Body, &req) != nil {
+				return fault{}
+			}
+			first := len(ids) == 0
+			for i := range req.Items {
+				ids[req.Items[i].ID] = append(ids[req.Items[i].ID], req.Items[i].RequestID)
+			}
+			switch {
+			case first && name == "ordered":
+				return fault{items: map[int]*wire.Error{1: old, 2: skipped, 3: skipped}}
+			case first:
+				return fault{items: map[int]*wire.Error{1: old, 2: old}}
+			}
+			return fault{}
+		})
+		b := start(db)
+		mine := db.NewRequestID()
+		b.Upsert(docs, "0", client.Inc("n", 1))
+		b.Upsert(docs, "1", client.Inc("n", 1))
+		if name == "ordered" {
+			b.Upsert(docs, "2", client.Inc("n", 1))
+		} else {
+			b.Upsert(docs, "2", client.Inc("n", 1), client.WithRequestID(mine))
+		}
+		b.Upsert(docs, "3", client.Inc("n", 1))
+		res, err := b.Do(t.Context())
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range 4 {
+			sent := ids[strconv.Itoa(i)]
+			switch renamed := len(sent) == 2 && sent[0] != sent[1]; {
+			case i == 1 && !renamed:
+				t.Errorf("%s: it was refused for its ID, and sent under %v", name, sent)
+			case i != 1 && renamed:
+				t.Errorf("%s: item %d was sent under %v", name, i, sent)
+			case i == 2 && name == "parallel":
+				if !errors.Is(res.Items[i].Err, client.ErrOutcomeExpired) {
+					t.Errorf("an ID of the caller's: %v", res.Items[i].Err)
+				}
+			case res.Items[i].Err != nil:
+				t.Errorf("%s: item %d: %v (%v)", name, i, res.Items[i].Err, err)
 			}
 		}
 	}

@@ -120,7 +120,8 @@ func (db *DB) begin(born Timestamp, attempt uint32, opts []TxOption) *Tx {
 	return tx
 }
 
-// Transact runs fn in a transaction and commits it. On a conflict it is rolled
+// Transact runs fn in a transaction and commits it. On a conflict (or because a
+// node's clock was ahead of those that this client has heard of) it is rolled
 // back and fn runs again, after a pause, until ctx ends (or, if ctx has no
 // deadline, the client's timeout): fn must not keep anything of an earlier run.
 // Documents that were in conflicts lately are locked when fn reads them, as
@@ -134,6 +135,7 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 	}
 	var born Timestamp
 	var contested []rival
+	renames := 0
 	for attempt := uint32(1); ; attempt++ {
 		tx := db.begin(born, attempt, opts)
 		born, tx.careful = tx.born, true
@@ -142,12 +144,16 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 		if ran {
 			err = fn(tx)
 		}
+		late := false // the commit was refused for its ID, and not done
 		if err == nil {
-			_, err = tx.Commit(ctx)
+			if _, err = tx.Commit(ctx); errors.Is(err, ErrOutcomeExpired) && renames < maxRenames {
+				renames++
+				late = true
+			}
 		} else {
 			tx.Rollback(ctx)
 		}
-		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) && !tx.ahead(err) || errors.Is(err, ErrOutcomeUnknown) {
+		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) && !tx.ahead(err) && !late || errors.Is(err, ErrOutcomeUnknown) {
 			return err
 		}
 		if ran {

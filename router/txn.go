@@ -119,6 +119,9 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 		a, e = t.run(ctx)
 	}
 	if e == nil {
+		if a.State == txn.Expired {
+			t.hear(ctx)
+		}
 		e = t.word(a)
 	}
 	if e != nil {
@@ -284,6 +287,22 @@ func (t *transaction) partitions() []placement.PartitionID {
 	}
 	slices.Sort(ps)
 	return ps
+}
+
+// hear moves this node's clock up to those of the groups that take part. One of
+// them remembers no request as old as the transaction, and its clock may be far
+// ahead: the client makes its next ID by this node's.
+func (t *transaction) hear(ctx context.Context) {
+	v := t.r.opts.Placement.View()
+	var groups []placement.GroupID
+	for p := range t.parts {
+		if g := v.Owner(p); !slices.Contains(groups, g) {
+			groups = append(groups, g)
+		}
+	}
+	if most, e := t.r.largestClock(ctx, v, groups, subject{}); e == nil {
+		t.r.opts.Clock.Observe(most)
+	}
 }
 
 // word says why a transaction was not committed; nil if it was.

@@ -173,6 +173,9 @@ func (w *uniqueWrite) attempt(ctx context.Context, first bool) (o shardgroup.Out
 		return fail(e)
 	}
 	if a.Write != nil || a.State == txn.Expired || a.Conflict == nil {
+		if a.State == txn.Expired {
+			t.hear(ctx)
+		}
 		return w.answer(&a)
 	}
 	switch c := a.Conflict; c.Code {

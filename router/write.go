@@ -12,6 +12,7 @@ import (
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // batch is one write request on its way.
@@ -410,8 +411,14 @@ func (b *batch) forward(ctx context.Context, id placement.GroupID, node placemen
 	b.r.learn(id, node)
 	for n, i := range items {
 		b.results[i] = reply.Results[n]
-		if e := reply.Results[n].Error; e != nil && e.Code == wire.CodeNotLeader {
+		switch e := reply.Results[n].Error; {
+		case e == nil:
+		case e.Code == wire.CodeNotLeader:
 			b.r.learn(id, placement.NodeID(e.Leader))
+		case e.Code == wire.CodeOutcomeExpired:
+			// The group's clock is ahead of this node's, which the client will
+			// make its next request ID by.
+			b.r.opts.Clock.Observe(hlc.Timestamp(reply.Now))
 		}
 	}
 	b.docs.Add(reply.Cost.Docs)

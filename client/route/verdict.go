@@ -93,6 +93,9 @@ type Failure struct {
 	Node string
 	// Took is the time from the first attempt to the end.
 	Took time.Duration
+	// Step is what was done for the caller's request at the time, if it was not
+	// the request itself: "its collection was looked up".
+	Step string
 }
 
 // Final says that a server decided the request: Refusal is the answer.
