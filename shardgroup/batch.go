@@ -82,6 +82,7 @@ type batcher struct {
 	paused  time.Time   // guarded by mu; until then nothing is proposed
 	waits   bool        // guarded by mu; for a turn of the cadence
 	turn    uint64      // guarded by mu; the round in which it may start
+	burst   *burst      // guarded by mu; of that round, nil: nothing is announced
 
 	memory  leader.Memory // guarded by mu
 	drained []drainWait   // guarded by mu
@@ -255,8 +256,12 @@ func (b *batcher) take() *batch {
 	for {
 		ready := !b.stopped && b.memory.Term() != 0 && b.head < len(b.queue) && b.roomLocked() && !b.pausedLocked()
 		if round := b.turn; round != 0 && !ready {
-			b.turn = 0
+			announced := b.burst != nil
+			b.turn, b.burst = 0, nil
 			b.mu.Unlock()
+			if announced {
+				b.g.host.logs.Forgo(1)
+			}
 			cadence.leave(round)
 			b.mu.Lock()
 			continue
@@ -293,6 +298,13 @@ func (b *batcher) take() *batch {
 	bt.props = b.boardLocked(bt.props, size)
 	for _, p := range bt.props {
 		p.cmd.Time = b.memory.Assign(b.g.host.cfg.Clock.Now())
+	}
+	var u *burst
+	if bt.round != 0 {
+		u, b.burst = b.burst, nil
+	}
+	if b.g.burst.Store(u); u != nil {
+		b.g.logs.expected.Add(1)
 	}
 	b.flying = append(b.flying, bt)
 	b.memory.Send()
@@ -399,6 +411,9 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	b.cond.Signal()
 	b.mu.Unlock()
 	b.g.host.cadence.leave(bt.round)
+	if err != nil {
+		b.g.forgo() // perhaps it never came to the log
+	}
 	for _, w := range waits {
 		w.ch <- drainErr
 	}

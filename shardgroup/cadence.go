@@ -3,6 +3,8 @@ package shardgroup
 import (
 	"sync"
 	"time"
+
+	"github.com/impossibledb/idb/shardgroup/seglog"
 )
 
 // Bounds of a round of entries.
@@ -27,6 +29,8 @@ const (
 // before has landed and most of its callers are back with their next command.
 // Under light load nothing waits.
 type cadence struct {
+	logs *seglog.Log // that the groups write to; nil: bursts are not announced
+
 	mu      sync.Mutex
 	round   uint64        // guarded by mu; the present one, from 1 on
 	flying  int           // guarded by mu; its entries that have not landed
@@ -147,13 +151,21 @@ func (c *cadence) limitLocked() time.Duration { return min(max(4*c.usual, minRou
 
 // giveTurns lets groups start.
 func (c *cadence) giveTurns(turn []*batcher, round uint64) {
+	var u *burst
+	if c.logs != nil && len(turn) > 1 {
+		u = newBurst(round, turn)
+		c.logs.Expect(len(turn))
+	}
 	for _, b := range turn {
 		b.mu.Lock()
-		b.waits, b.turn = false, round
+		b.waits, b.turn, b.burst = false, round, u
 		stopped := b.stopped
 		b.cond.Signal()
 		b.mu.Unlock()
 		if stopped {
+			if u != nil {
+				c.logs.Forgo(1)
+			}
 			c.leave(round)
 		}
 	}

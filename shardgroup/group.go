@@ -29,6 +29,7 @@ type Group struct {
 	promise promises
 	keeper  keeper
 	locks   lockBook
+	burst   atomic.Pointer[burst] // of the newest entry proposed; nil: it is alone
 
 	recovery recoveryCounts
 
@@ -91,6 +92,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 		Timeout:       max(h.cfg.Timing.Heartbeat, 200*time.Millisecond),
 		AppendTimeout: h.cfg.StallLimit + time.Second,
 		Receiver:      g.snaps,
+		Bursts:        g,
 		PlainIDs:      spec.plain(),
 	})
 	if err != nil {

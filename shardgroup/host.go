@@ -25,15 +25,16 @@ import (
 // the engines. After a fatal error nothing leaves the node any more, but
 // goroutines that wait for a broken disk may never return.
 type Host struct {
-	cfg     Config
-	log     hclog.Logger
-	logs    *seglog.Log
-	state   *mvcc.Engine
-	stable  StableStore
-	confirm *confirmer
-	surveys *surveyor
-	clock   *stopwatch
-	cadence cadence
+	cfg      Config
+	log      hclog.Logger
+	logs     *seglog.Log
+	state    *mvcc.Engine
+	stable   StableStore
+	confirm  *confirmer
+	surveys  *surveyor
+	clock    *stopwatch
+	cadence  cadence
+	arrivals arrivals
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -101,6 +102,7 @@ func (h *Host) openStores() (err error) {
 	if h.logs, err = openNodeLog(cfg.FS, cfg.path("log"), seglog.Options{}, h.log, h.fatal); err != nil {
 		return err
 	}
+	h.cadence.logs = h.logs
 	err = openOnce(cfg.FS, cfg.path("state"), func() (err error) {
 		h.state, err = mvcc.OpenEngine(cfg.path("state"), mvcc.EngineOptions{
 			FS:         cfg.FS,

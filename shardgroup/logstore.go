@@ -45,6 +45,8 @@ type logStore struct {
 
 	// bytes counts what was stored since the last snapshot, for its trigger.
 	bytes atomic.Int64
+	// expected is how many appends of this group the log waits for.
+	expected atomic.Int32
 
 	mu     sync.RWMutex
 	first  uint64 // guarded by mu
@@ -139,7 +141,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		size += entrySize(l)
 	}
 	s.busy.begin()
-	err := s.log.Append(uint32(s.group), next, logEntries(logs))
+	err := s.log.AppendExpected(uint32(s.group), next, logEntries(logs), int(s.expected.Swap(0)))
 	s.busy.end()
 	if err != nil {
 		err = fmt.Errorf("shardgroup: append to the log of %s: %w", s.group, err)

@@ -119,6 +119,10 @@ type Log struct {
 	cleanDue bool       // guarded by mu
 	crowded  bool       // guarded by mu; appends wait for clean
 
+	expected int         // guarded by mu; appends that the next write waits for
+	came     *sync.Cond  // with mu: for the writer that waits for them
+	enough   *time.Timer // wakes it
+
 	stats Metrics // guarded by mu
 
 	bg sync.WaitGroup
@@ -140,6 +144,57 @@ type waiter struct {
 // they are on disk. They must follow the last one; an empty log begins
 // anywhere.
 func (l *Log) Append(group uint32, first uint64, e Entries) error {
+	return l.AppendExpected(group, first, e, 0)
+}
+
+// gatherTime is how long a write waits for appends that are expected.
+const gatherTime = time.Millisecond
+
+// Expect says that n appends are about to come, so that they share one sync:
+// the next write waits for them, a millisecond at most. Each comes by
+// AppendExpected, or is taken back by Forgo.
+func (l *Log) Expect(n int) {
+	l.mu.Lock()
+	l.expected += n
+	l.mu.Unlock()
+}
+
+// Forgo says that n appends that were expected are not.
+func (l *Log) Forgo(n int) {
+	l.mu.Lock()
+	l.arrivedLocked(n)
+	l.mu.Unlock()
+}
+
+func (l *Log) arrivedLocked(n int) {
+	if n == 0 || l.expected == 0 {
+		return
+	}
+	if l.expected = max(l.expected-n, 0); l.expected == 0 {
+		l.came.Signal()
+	}
+}
+
+// gatherLocked waits for what is expected. Only the writer calls it.
+func (l *Log) gatherLocked() {
+	if l.expected == 0 {
+		return
+	}
+	begun := time.Now()
+	l.enough.Reset(gatherTime)
+	for l.expected > 0 {
+		if time.Since(begun) >= gatherTime { // they do not come
+			l.expected = 0
+			break
+		}
+		l.came.Wait()
+	}
+	l.enough.Stop()
+	l.stats.GatherSeconds += time.Since(begun).Seconds()
+}
+
+// AppendExpected is Append of what Expect has announced, as so many appends.
+func (l *Log) AppendExpected(group uint32, first uint64, e Entries, expected int) error {
 	n := e.Len()
 	if n == 0 {
 		return nil
@@ -172,6 +227,7 @@ func (l *Log) Append(group uint32, first uint64, e Entries) error {
 		finishEntry(b.buf, at)
 	}
 	l.stats.Appends++
+	l.arrivedLocked(expected)
 	return l.waitLocked(b)
 }
 
@@ -428,6 +484,7 @@ func (l *Log) waitLocked(b *batch) error {
 // the role and ends without.
 func (l *Log) writeLocked(own *batch) error {
 	for {
+		l.gatherLocked()
 		if l.err != nil { // the batches were told
 			err := l.err
 			l.writing = false
@@ -625,6 +682,7 @@ func (l *Log) Close() error {
 	l.changed.Broadcast()
 	l.mu.Unlock()
 	l.bg.Wait()
+	l.enough.Stop()
 	return errors.Join(err, l.closeFiles())
 }
 

@@ -15,6 +15,7 @@ type Metrics struct {
 	Reused       int64 // segments that were free before
 
 	WriteSeconds   float64 // spent in writes and syncs
+	GatherSeconds  float64 // spent by writes waiting for appends that were expected
 	SlowestSeconds float64 // the slowest of them
 	SwitchSeconds  float64 // spent waiting for segments that were not ready
 	CrowdedSeconds float64 // spent by appends waiting for the cleaner

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/impossibledb/idb/fsm/vfs"
 )
@@ -28,6 +29,12 @@ func Open(fs vfs.FS, dir string, o Options) (*Log, error) {
 
 func (l *Log) open() error {
 	l.changed = sync.NewCond(&l.mu)
+	l.came = sync.NewCond(&l.mu)
+	l.enough = time.AfterFunc(gatherTime, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.came.Signal()
+	})
 	if err := vfs.MakeDir(l.store.fs, l.store.dir); err != nil {
 		return fmt.Errorf("seglog: create %s: %w", l.store.dir, err)
 	}

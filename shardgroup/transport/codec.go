@@ -15,18 +15,18 @@ import (
 // Bodies of Raft's messages. Every one begins with a version and a group, and
 // all integers are big-endian. Who sends is known from the connection's hello.
 //
-//	request       | version u8 = 1 | group u32 | …
-//	append        | term u64 | previous index u64 | previous term u64 | commit u64 | count u32 | count × entry |
+//	request       | version u8 = 2 | group u32 | …
+//	append        | burst u32 | of u16 | term u64 | previous index u64 | previous term u64 | commit u64 | count u32 | count × entry |
 //	entry         | term u64 | type u8 | appended at, unix ns i64 | extensions u32 | data u32 | extensions… | data… |
 //	vote          | term u64 | last index u64 | last term u64 | flags u8 (1: leadership transfer) |
 //	pre-vote      | term u64 | last index u64 | last term u64 |
 //	timeout now   (nothing)
-//	answer        | version u8 = 1 | term u64 | last index u64 | flags u8 |
+//	answer        | version u8 = 2 | term u64 | last index u64 | flags u8 |
 //
 // Entries of one message have consecutive indexes from previous index + 1, so
-// an entry does not carry its own.
+// an entry does not carry its own. Burst and of are a Burst.
 const (
-	bodyVersion = 1
+	bodyVersion = 2
 	entryHeader = 8 + 1 + 8 + 4 + 4
 
 	// MaxEntryBytes bounds one entry's data and extensions: a message holds at
@@ -82,7 +82,9 @@ func takeGroup(b []byte) (placement.GroupID, []byte, error) {
 
 // appendAppend encodes as many of the request's entries as one message may
 // hold, and says how many that is.
-func appendAppend(b []byte, a *raft.AppendEntriesRequest) ([]byte, int) {
+func appendAppend(b []byte, a *raft.AppendEntriesRequest, burst Burst) ([]byte, int) {
+	b = binary.BigEndian.AppendUint32(b, burst.Number)
+	b = binary.BigEndian.AppendUint16(b, burst.Count)
 	b = binary.BigEndian.AppendUint64(b, a.Term)
 	b = binary.BigEndian.AppendUint64(b, a.PrevLogEntry)
 	b = binary.BigEndian.AppendUint64(b, a.PrevLogTerm)
@@ -130,10 +132,15 @@ func appendEntry(b []byte, e *raft.Log) []byte {
 }
 
 // decodeAppend reads what appendAppend wrote. The entries share b's memory.
-func decodeAppend(b []byte, a *raft.AppendEntriesRequest) error {
-	if len(b) < 36 {
-		return bodyError("append of %d bytes is too short", len(b))
+func decodeAppend(b []byte, a *raft.AppendEntriesRequest) (burst Burst, err error) {
+	if len(b) < 6+36 {
+		return burst, bodyError("append of %d bytes is too short", len(b))
 	}
+	burst.Number, burst.Count = binary.BigEndian.Uint32(b), binary.BigEndian.Uint16(b[4:])
+	return burst, decodeEntries(b[6:], a)
+}
+
+func decodeEntries(b []byte, a *raft.AppendEntriesRequest) error {
 	a.Term = binary.BigEndian.Uint64(b)
 	a.PrevLogEntry = binary.BigEndian.Uint64(b[8:])
 	a.PrevLogTerm = binary.BigEndian.Uint64(b[16:])

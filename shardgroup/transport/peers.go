@@ -275,7 +275,7 @@ type peerInfo struct {
 
 // The hello between nodes, and its answer:
 //
-//	| version u8 = 1 | cluster str8 | node str8 | incarnation str8 |
+//	| version u8 = 2 | cluster str8 | node str8 | incarnation str8 |
 //
 // str8 is a length byte and that many bytes.
 func (p *Peers) appendHello(cluster string) []byte {

@@ -414,16 +414,17 @@ func FuzzDecodeAppend(f *testing.F) {
 	b, _ := appendAppend(nil, &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 9, PrevLogTerm: 2, LeaderCommitIndex: 8, Entries: []*raft.Log{
 		{Index: 10, Term: 3, Data: []byte("ten"), AppendedAt: time.Unix(1, 2)},
 		{Index: 11, Term: 3, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "b"}}})},
-	}})
+	}}, Burst{Number: 7, Count: 3})
 	f.Add(b)
 	f.Add(b[:40])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var a raft.AppendEntriesRequest
-		if decodeAppend(b, &a) != nil {
+		burst, err := decodeAppend(b, &a)
+		if err != nil {
 			return
 		}
-		again, n := appendAppend(nil, &a)
+		again, n := appendAppend(nil, &a, burst)
 		if n != len(a.Entries) && len(b) < maxAppendBytes {
 			t.Fatalf("%d of %d entries", n, len(a.Entries))
 		}

@@ -109,9 +109,28 @@ type RaftOptions struct {
 	// PlainIDs says that the group's members are known by their nodes alone,
 	// without incarnations.
 	PlainIDs bool
+	// Bursts says what belongs together. Nil: nothing does.
+	Bursts Bursts
 	// Receiver takes snapshots. Nil: they are received into memory, which is
 	// for small machines only (at most 64 MiB).
 	Receiver SnapshotReceiver
+}
+
+// Burst marks the messages with entries that a node sends to another one at
+// about the same time, in several groups, so that it can sync them at once.
+type Burst struct {
+	Number uint32 // the sender's, in order
+	Count  uint16 // of messages; below 2, this one is alone
+}
+
+// Bursts is what a group knows of them. Its methods must not wait.
+type Bursts interface {
+	// Leaving is what the entries that are about to be sent belong to.
+	Leaving(to raft.ServerID) Burst
+	// Arriving says that entries which belong to b are about to be given to raft.
+	Arriving(from placement.NodeID, b Burst)
+	// Answered says that raft has answered to what Arriving announced.
+	Answered()
 }
 
 // Raft makes the transport of one group of this node. The group must not have
@@ -227,8 +246,12 @@ func (t *RaftTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress)
 func (t *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	buf := getBuffer(appendSize(args))
 	defer putBuffer(buf)
+	var burst Burst
+	if len(args.Entries) > 0 && t.o.Bursts != nil {
+		burst = t.o.Bursts.Leaving(id)
+	}
 	b := appendGroup(*buf, t.group)
-	b, n := appendAppend(b, args)
+	b, n := appendAppend(b, args, burst)
 	*buf = b
 	args.Entries = args.Entries[:n]
 	class, timeout := classControl, t.o.Timeout
@@ -334,12 +357,17 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 	switch kind {
 	case wire.KindRaftAppend:
 		req := &raft.AppendEntriesRequest{RPCHeader: header(id)}
-		if err := decodeAppend(body, req); err != nil {
+		burst, err := decodeAppend(body, req)
+		if err != nil {
 			return nil, err
 		}
 		if len(req.Entries) > 0 {
 			if why := t.refuse.Load(); why != nil {
 				return nil, *why
+			}
+			if burst.Count > 1 && t.o.Bursts != nil {
+				t.o.Bursts.Arriving(from.Node, burst)
+				defer t.o.Bursts.Answered()
 			}
 		}
 		resp, err := t.toRaft(ctx, raft.RPC{Command: req})

@@ -254,6 +254,7 @@ func (c *collector) log(ch chan<- prometheus.Metric, m seglog.Metrics) {
 	c.engineCount.send(ch, float64(m.Switches), engine, "segments")
 	c.engineCount.send(ch, float64(m.Reused), engine, "segments_reused")
 	c.engineCount.send(ch, m.CrowdedSeconds, engine, "crowded_seconds")
+	c.engineCount.send(ch, m.GatherSeconds, engine, "gather_seconds")
 }
 
 func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.EngineMetrics) {
