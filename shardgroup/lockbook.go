@@ -12,8 +12,12 @@ import (
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
-// maxFrontLocks bounds the locks taken up front in one group.
-const maxFrontLocks = 100_000
+const (
+	// maxFrontLocks bounds the locks taken up front in one group.
+	maxFrontLocks = 100_000
+	// maxEnded is how many transactions that have let go are remembered.
+	maxEnded = 4096
+)
 
 // docKey names a document of the group.
 type docKey struct {
@@ -41,9 +45,15 @@ type lockBook struct {
 	wanted  map[docKey][]frontLock // guarded by mu; who asks for a lock
 	changed chan struct{}          // guarded by mu; closed when one was let go
 	waiting map[*Waiting]struct{}  // guarded by mu; so is what a Waiting says
-	waited  [2]atomic.Uint64       // waits ended, and the microseconds they took
-	stepped atomic.Uint64          // commands that stepped back
-	taken   atomic.Uint64          // locks taken
+	// Transactions that have let go of their locks, the last maxEnded of them. A
+	// request for a lock may be carried twice, or be slow: one that comes when
+	// all is over would hold the document for its whole lease.
+	ended   map[txn.ID]struct{} // guarded by mu
+	order   []txn.ID            // guarded by mu; a ring of the same
+	oldest  int                 // guarded by mu; in order, when it is full
+	waited  [2]atomic.Uint64    // waits ended, and the microseconds they took
+	stepped atomic.Uint64       // commands that stepped back
+	taken   atomic.Uint64       // locks taken
 }
 
 // Wait is what somebody is about to do who waits.
@@ -95,6 +105,7 @@ func (b *lockBook) init() {
 	b.held, b.of = map[docKey]frontLock{}, map[txn.ID][]docKey{}
 	b.wanted = map[docKey][]frontLock{}
 	b.changed = make(chan struct{})
+	b.ended = map[txn.ID]struct{}{}
 	b.waiting = map[*Waiting]struct{}{}
 }
 
@@ -134,10 +145,14 @@ func (b *lockBook) unwant(k docKey, id txn.ID) {
 }
 
 // take takes a lock, or says who has it. If nobody has, it says who is to have
-// it first, and when to look again.
+// it first, and when to look again. Of a transaction that has let go already it
+// says the transaction itself.
 func (b *lockBook) take(k docKey, l frontLock, now time.Time) (holder frontLock, changed <-chan struct{}, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, over := b.ended[l.id]; over {
+		return l, nil, false
+	}
 	if h, there := b.held[k]; there && h.id != l.id && now.Before(h.expires) {
 		return h, nil, false
 	} else if !there && len(b.held) >= maxFrontLocks {
@@ -203,16 +218,43 @@ func (b *lockBook) dropLocked(id txn.ID, k docKey) {
 	}
 }
 
-// release lets go of everything that a transaction has locked up front here.
+// release lets go of everything that a transaction has locked up front here. It
+// may lock again.
 func (b *lockBook) release(id txn.ID) {
 	if b.count.Load() == 0 {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.releaseLocked(id)
+}
+
+// commits is release for one whose commit has come: if it had locks here, it
+// gets none any more.
+func (b *lockBook) commits(id txn.ID) {
+	if b.count.Load() == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.releaseLocked(id) {
+		b.endLocked(id)
+	}
+}
+
+// end is release for one that has ended, and that may have asked for locks which
+// have not come yet.
+func (b *lockBook) end(id txn.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.releaseLocked(id)
+	b.endLocked(id)
+}
+
+func (b *lockBook) releaseLocked(id txn.ID) bool {
 	keys := b.of[id]
 	if len(keys) == 0 {
-		return
+		return false
 	}
 	for _, k := range keys {
 		delete(b.held, k)
@@ -220,6 +262,21 @@ func (b *lockBook) release(id txn.ID) {
 	delete(b.of, id)
 	b.count.Store(int64(len(b.held)))
 	b.wakeLocked()
+	return true
+}
+
+func (b *lockBook) endLocked(id txn.ID) {
+	if _, twice := b.ended[id]; twice {
+		return
+	}
+	b.ended[id] = struct{}{}
+	if len(b.order) < maxEnded {
+		b.order = append(b.order, id)
+		return
+	}
+	delete(b.ended, b.order[b.oldest])
+	b.order[b.oldest] = id
+	b.oldest = (b.oldest + 1) % maxEnded
 }
 
 // fronts are the locks that are held.

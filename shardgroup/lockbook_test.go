@@ -1,12 +1,15 @@
 package shardgroup
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // TestLocksOfTheDeadExpire: what clients that died have locked up front goes,
@@ -54,5 +57,61 @@ func TestLocksOfTheDeadExpire(t *testing.T) {
 	}
 	if n := b.count.Load(); n != 1 {
 		t.Errorf("%d locks are counted, there is one", n)
+	}
+}
+
+// TestLateLockIsRefused: a request for a lock that was carried twice, or was
+// slow, locks nothing for a transaction that has ended; what is remembered of
+// those has a bound.
+func TestLateLockIsRefused(t *testing.T) {
+	c := seeded(t, 1, 1, nil)
+	l := c.leader(1)
+	ctx := ctxFor(t, 20*time.Second)
+	now := hlc.NewClock(nil).Now()
+	key := fsm.ReadKey{Epoch: 1, Collection: 1, ID: "a"}
+	id := txn.ID(newRequest(now))
+	lock := func(id txn.ID) error { return l.Lock(ctx, id, now, key, time.Minute, true) }
+	late := func(what string) {
+		t.Helper()
+		var back *StepBack
+		if err := lock(id); !errors.As(err, &back) || back.Rival != id {
+			t.Errorf("%s: %v", what, err)
+		}
+		if locks := l.FrontLocks(); len(locks) > 0 {
+			t.Fatalf("%s: %+v is held for nobody", what, locks)
+		}
+	}
+	if err := lock(id); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock(id)
+	late("carried twice, after the end")
+	id = txn.ID(newRequest(now))
+	l.Unlock(id)
+	late("carried after the end only")
+
+	// One whose commit has come needs no more locks here.
+	id = txn.ID(newRequest(now))
+	if err := lock(id); err != nil {
+		t.Fatal(err)
+	}
+	l.locks.commits(id)
+	late("after its commit")
+	// One that was never locked for is not remembered: there are many.
+	other := txn.ID(newRequest(now))
+	l.locks.commits(other)
+	if err := lock(other); err != nil {
+		t.Error(err)
+	}
+	l.Unlock(other)
+
+	for range 2 * maxEnded {
+		l.Unlock(txn.ID(newRequest(now)))
+	}
+	if len(l.locks.ended) != maxEnded || len(l.locks.order) != maxEnded {
+		t.Errorf("%d and %d are remembered, want %d", len(l.locks.ended), len(l.locks.order), maxEnded)
+	}
+	if err := lock(id); err != nil {
+		t.Errorf("one that ended long ago is remembered for ever: %v", err)
 	}
 }

@@ -58,7 +58,7 @@ func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestam
 	res, err := g.Propose(ctx, c)
 	if waits && err == nil {
 		// From here on the machine holds what is needed, or nothing is.
-		g.locks.release(x.ID)
+		g.locks.commits(x.ID)
 	}
 	return res, err
 }
@@ -201,6 +201,8 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 			return nil
 		case h == (frontLock{}):
 			return ErrOverloaded
+		case h.id == id: // it has let go, and this request was on its way for longer
+			return &StepBack{id}
 		case now.After(limit):
 			return &StepBack{h.id}
 		case changed == nil:
@@ -219,8 +221,9 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 	}
 }
 
-// Unlock lets go of what a transaction has locked up front here.
-func (g *Group) Unlock(id txn.ID) { g.locks.release(id) }
+// Unlock lets go of what a transaction has locked up front here. It has ended: a
+// Lock of it that comes later is refused, as far as it is remembered.
+func (g *Group) Unlock(id txn.ID) { g.locks.end(id) }
 
 // FrontLocks are the documents that are locked up front here.
 func (g *Group) FrontLocks() []FrontLock {
