@@ -642,6 +642,59 @@ func TestTxBesideAWrongClock(t *testing.T) {
 	}
 }
 
+// TestTxAtAWrongTime: what a transaction has read was served by a node whose
+// clock is ahead; another refuses to read at that time. The transaction is to be
+// run again, by Transact or by whoever began it.
+func TestTxAtAWrongTime(t *testing.T) {
+	c := newCluster(t, 3, 2)
+	db := c.dial(t)
+	ctx := t.Context()
+	must(db.Collection("users").Put(ctx, "u1", user{Name: "Ada"}))(t)
+	must(db.Collection("users").Put(ctx, "u2", user{Name: "Eve"}))(t)
+	scan := func(tx *client.Tx) (err error) {
+		for _, err = range tx.Collection("users").Scan(ctx) {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	get := func(tx *client.Tx) error {
+		_, err := tx.Collection("users").Get(ctx, "u2")
+		return err
+	}
+	enough := errors.New("enough") // the nodes of this test commit nothing
+	for name, second := range map[string]func(*client.Tx) error{"get": get, "scan": scan} {
+		var refusals atomic.Int64
+		c.faults(func(_ *server, r *wire.Request) fault {
+			if (r.Kind == wire.KindGet || r.Kind == wire.KindScan) && refusals.Add(-1) >= 0 {
+				return fault{refuse: &wire.Error{Code: wire.CodeFutureTime, Message: "in the future", Version: uint64(c.store.now())}}
+			}
+			return fault{}
+		})
+		tx := db.Begin(client.ReadOnly())
+		must(tx.Collection("users").Get(ctx, "u1"))(t)
+		refusals.Store(1)
+		if err := second(tx); !errors.Is(err, client.ErrTxAborted) || errors.Is(err, client.ErrBadRequest) || !strings.Contains(err.Error(), "run it again") {
+			t.Errorf("%s: %v", name, err)
+		}
+		runs := 0
+		err := db.Transact(ctx, func(tx *client.Tx) error {
+			if _, err := tx.Collection("users").Get(ctx, "u1"); err != nil {
+				return err
+			}
+			if runs++; runs == 1 {
+				refusals.Store(1)
+				return second(tx)
+			}
+			return enough
+		})
+		if runs != 2 || !errors.Is(err, enough) {
+			t.Errorf("%s: run %d times: %v", name, runs, err)
+		}
+	}
+}
+
 // The clock follows refusals too.
 func TestRefusalMovesClock(t *testing.T) {
 	c := newCluster(t, 1, 1)

@@ -121,8 +121,7 @@ func (db *DB) begin(born Timestamp, attempt uint32, opts []TxOption) *Tx {
 }
 
 // Transact runs fn in a transaction and commits it. On a conflict (or because a
-// node's clock was ahead of those that this client has heard of) it is rolled
-// back and fn runs again, after a pause, until ctx ends (or, if ctx has no
+// node's clock is far ahead) it is rolled back and fn runs again, after a pause, until ctx ends (or, if ctx has no
 // deadline, the client's timeout): fn must not keep anything of an earlier run.
 // Documents that were in conflicts lately are locked when fn reads them, as
 // GetForUpdate does, so that transactions that want the same take turns.
@@ -153,7 +152,7 @@ func (db *DB) Transact(ctx context.Context, fn func(tx *Tx) error, opts ...TxOpt
 		} else {
 			tx.Rollback(ctx)
 		}
-		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) && !tx.ahead(err) && !late || errors.Is(err, ErrOutcomeUnknown) {
+		if err == nil || !errors.Is(err, ErrTxConflict) && !errors.Is(err, ErrTxAborted) && !late || errors.Is(err, ErrOutcomeUnknown) {
 			return err
 		}
 		if ran {
@@ -350,7 +349,7 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 	docs, err := tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.timeLocked()))
 	for err != nil {
 		if !tx.laterLocked(err) {
-			return err
+			return tx.aheadLocked("get", k.name, err)
 		}
 		docs, err = tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.at))
 	}

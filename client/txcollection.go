@@ -136,16 +136,18 @@ func (tx *Tx) laterLocked(err error) bool {
 	return true
 }
 
-// ahead says that the transaction ends for its time: a node whose clock is far
-// ahead served the first reads at it, and another has refused it. The next
-// attempt begins at the time of that one.
-func (tx *Tx) ahead(err error) bool {
+// aheadLocked words a refusal of a time that something was read at already: by a
+// node whose clock is far ahead, and another has refused it. The transaction ends
+// for it, and the next one begins at the time of the one that refused.
+func (tx *Tx) aheadLocked(op, collection string, err error) error {
 	var e *Error
 	if tx.cfg.at != 0 || !errors.As(err, &e) || e.Code != wire.CodeFutureTime || e.Version == 0 {
-		return false
+		return err
 	}
-	tx.db.c.Clock().Correct(Timestamp(e.Version))
-	return true
+	now := Timestamp(e.Version)
+	tx.db.c.Clock().Correct(now)
+	return refused(wire.CodeTxnAborted, op, collection, "", "the transaction reads at %s, by a node whose clock is ahead, and now is %s (run it again)",
+		tx.at.Time().Format(time.RFC3339Nano), now.Time().Format(time.RFC3339Nano))
 }
 
 // fetchLocked reads documents that were not read yet, and whose value the
@@ -524,6 +526,8 @@ func (c *TxCollection) Scan(ctx context.Context, opts ...ReadOption) iter.Seq2[*
 					tx.mu.Lock()
 					if later = tx.laterLocked(err); later {
 						at = tx.at
+					} else {
+						err = tx.aheadLocked("scan", c.name, err)
 					}
 					tx.mu.Unlock()
 					if later {
