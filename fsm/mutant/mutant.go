@@ -76,6 +76,7 @@ const (
 	TailUnread        Name = "tail-unread"         // what the last entries left is not read at the start
 	SealedUnread      Name = "sealed-unread"       // answers that were sealed are not looked for
 	ExpiredRuns       Name = "expired-runs"        // a request ID below the horizon is run
+	HorizonAhead      Name = "horizon-ahead"       // request IDs are forgotten up to a time that nothing was written at
 	VersionUnchecked  Name = "version-unchecked"   // a write's condition on the version is ignored
 	EpochUnchecked    Name = "epoch-unchecked"     // a partition that is not owned is written
 	DeleteCounted     Name = "delete-counted"      // a deleted document still counts
@@ -124,7 +125,7 @@ func Names() []Name {
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
-		VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
+		HorizonAhead, VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,
 		DecidedEarly, CommitTooLow, ResolvedEarly, ForgottenEarly, AbortedAlone, ClockUnraised, LocksUnlooked,

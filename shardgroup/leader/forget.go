@@ -3,6 +3,7 @@ package leader
 import (
 	"time"
 
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -23,6 +24,9 @@ import (
 func Forget(have, clock hlc.Timestamp, youngest uint64, now hlc.Timestamp, ttl time.Duration) (to hlc.Timestamp, ok bool) {
 	all := hlc.FromMillis(max(clock, hlc.Timestamp(youngest)).Millis())
 	to = hlc.FromMillis(now.Add(-ttl).Millis())
+	if mutant.On(mutant.HorizonAhead) {
+		return to, clock > have && to > have.Add(ttl/16)
+	}
 	if to >= all {
 		return all, all > have
 	}

@@ -79,6 +79,7 @@ var table = []row{
 	{mutant.TailUnread, "what the last entries left is not read at the start", ruleShard, `different rows|the model says|answers are stored|counts \d+ documents`, 5000},
 	{mutant.SealedUnread, "answers that were sealed are not looked for", ruleShard, `the model says|took effect|\(again\)`, 5000},
 	{mutant.ExpiredRuns, "a request ID below the horizon runs", ruleShard, `the model says refused with code 601`, 5000},
+	{mutant.HorizonAhead, "request IDs are forgotten up to a time that no clock has reached", ruleShard, `ahead of the clock`, 5000},
 	{mutant.VersionUnchecked, "the condition on the version is ignored", ruleShard, `the model says refused with code 300`, 1000},
 	{mutant.EpochUnchecked, "a partition that is not owned is written", ruleShard, `the model says refused with code 501`, 1000},
 	{mutant.DeleteCounted, "a deleted document still counts", ruleShard, `counts \d+ documents`, 1000},
