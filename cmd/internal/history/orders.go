@@ -351,9 +351,8 @@ func (o *orders) listEdges(k *order, g *graph) {
 }
 
 // timeEdges puts the order in time into the graph. Only transactions that took
-// effect count; one without an answer has no end. Weak transactions owe no
-// order to each other: one chain of barriers is fed by the strict ones and
-// leads to all, another is fed by all and leads to the strict ones.
+// effect count; one without an answer has no end. A chain of barriers is fed by
+// all and leads to all.
 func (o *orders) timeEdges(g *graph) {
 	type moment struct {
 		at   int64
@@ -361,13 +360,11 @@ func (o *orders) timeEdges(g *graph) {
 		call bool
 	}
 	var moments []moment
-	weak := false
 	for i := range o.txns {
 		if !o.there[i] {
 			continue
 		}
 		t := &o.txns[i]
-		weak = weak || t.Weak
 		moments = append(moments, moment{int64(t.Call), i, true})
 		if t.Outcome == Done {
 			moments = append(moments, moment{int64(t.Return), i, false})
@@ -387,28 +384,19 @@ func (o *orders) timeEdges(g *graph) {
 		}
 		return 1
 	})
-	chain := func(feeds, leads func(*Transaction) bool) {
-		last := -1
-		for _, m := range moments {
-			t := &o.txns[m.txn]
-			switch {
-			case m.call && last >= 0 && leads(t):
-				g.add(last, arc{int32(m.txn), RealTime, -1, 0, 0})
-			case !m.call && feeds(t):
-				b := g.barrier()
-				if last >= 0 {
-					g.add(last, arc{int32(b), RealTime, -1, 0, 0})
-				}
-				g.add(m.txn, arc{int32(b), RealTime, -1, 0, 0})
-				last = b
+	last := -1 // the barrier
+	for _, m := range moments {
+		switch {
+		case m.call && last >= 0:
+			g.add(last, arc{int32(m.txn), RealTime, -1, 0, 0})
+		case !m.call:
+			b := g.barrier()
+			if last >= 0 {
+				g.add(last, arc{int32(b), RealTime, -1, 0, 0})
 			}
+			g.add(m.txn, arc{int32(b), RealTime, -1, 0, 0})
+			last = b
 		}
-	}
-	strict := func(t *Transaction) bool { return !t.Weak }
-	all := func(*Transaction) bool { return true }
-	chain(strict, all)
-	if weak {
-		chain(all, strict)
 	}
 }
 
@@ -441,9 +429,7 @@ func (o *orders) processEdges(g *graph) {
 				ended = append(slices.DeleteFunc(ended, func(j int) bool { return o.txns[j].Return <= first }), now...)
 			}
 			for _, j := range ended {
-				if !t.Weak || !o.txns[j].Weak {
-					g.add(j, arc{int32(i), Process, -1, 0, 0})
-				}
+				g.add(j, arc{int32(i), Process, -1, 0, 0})
 			}
 			if t.Outcome == Done {
 				open = append(open, i)

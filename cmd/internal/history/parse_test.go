@@ -109,9 +109,9 @@ func TestParse(t *testing.T) {
 }
 
 // parseTransaction reads a transaction in the form that Transaction.String
-// prints, with "weak" and "seq=N" behind:
+// prints, with "seq=N" behind:
 //
-//	CALL..RETURN cCLIENT [NAME] {PART; PART} OUTCOME [time=T] [weak] [seq=N]
+//	CALL..RETURN cCLIENT [NAME] {PART; PART} OUTCOME [time=T] [seq=N]
 //	CALL..RETURN cCLIENT VERB KEY … -> OUTCOME …
 //
 // A part is what parse reads behind the client; without "->" it is done.
@@ -149,8 +149,6 @@ func parseTransaction(line string) (t Transaction, err error) {
 				return t, fmt.Errorf("%q: no such outcome", line)
 			}
 			t.Outcome = Outcome(o)
-		case w == "weak":
-			t.Weak = true
 		case name == "seq":
 			t.Seq = int(n)
 		case name == "time":

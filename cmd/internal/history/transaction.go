@@ -26,9 +26,6 @@ type Transaction struct {
 	Time uint64
 	// Seq is as an Operation's.
 	Seq int
-	// Weak transactions owe no order in time to each other, only to those that
-	// are not. It is for levels below strict serializability.
-	Weak bool
 }
 
 // Single is an operation as a transaction of one part.

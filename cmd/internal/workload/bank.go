@@ -354,7 +354,7 @@ func (w *bank) scanned(ctx context.Context, s Session) history.Outcome {
 		o, why = w.outcome("scan", err), err.Error()
 	}
 	p.End(func(t *history.Transaction) {
-		t.Outcome, t.Reason, t.Time, t.Parts, t.Weak = o, why, at, parts, true
+		t.Outcome, t.Reason, t.Time, t.Parts = o, why, at, parts
 	})
 	if o == history.Done {
 		text, _ := w.check(fmt.Sprintf("a scan at %d", at), all)
@@ -475,13 +475,8 @@ func (w *bank) Judge() []history.Verdict {
 	}
 	s := settle(w.stored, w.when)
 	txns = s.transactions(txns)
-	// A scan may show the later of two transactions of different groups without
-	// the earlier, so it has no place in the order; what it owes is its instant.
-	var strict, snapshots []history.Transaction
+	var snapshots []history.Transaction
 	for _, t := range txns {
-		if !t.Weak {
-			strict = append(strict, t)
-		}
 		if t.Time != 0 {
 			snapshots = append(snapshots, t)
 		}
@@ -489,7 +484,7 @@ func (w *bank) Judge() []history.Verdict {
 	books := w.books()
 	return []history.Verdict{
 		w.answers(), books,
-		history.StrictSerializability{}.Check(append(history.Singles(ops), strict...)),
+		history.StrictSerializability{}.Check(append(history.Singles(ops), txns...)),
 		history.Versions{Stored: w.stored, Complete: true}.Check(append(ops, operations(txns)...), snapshots),
 	}
 }
