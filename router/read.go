@@ -97,7 +97,7 @@ func (r *Router) get(ctx context.Context, req *wire.GetRequest) (*wire.GetReply,
 	case req.AtVersion != 0 && req.AtTime != 0:
 		return nil, refuse(wire.CodeBadRequest, "%s: a get is at a version or at a time, not both", req.Collection)
 	}
-	v, c, e := r.collection(ctx, req.Collection)
+	v, c, e := r.readable(ctx, req.Collection)
 	if e != nil {
 		return nil, e
 	}
@@ -169,7 +169,7 @@ func (l *lookup) reroute(ctx context.Context, stale bool) *wire.Error {
 			return l.r.wireReadError(err, subject{collection: l.req.Collection})
 		}
 	}
-	v, c, e := l.r.collection(ctx, l.req.Collection)
+	v, c, e := l.r.readable(ctx, l.req.Collection)
 	if e == nil {
 		l.view, l.coll = v, c
 	}
@@ -427,7 +427,7 @@ func (r *Router) history(ctx context.Context, req *wire.HistoryRequest) (*wire.H
 	defer mine.release()
 	var p patience
 	for {
-		v, c, e := r.collection(ctx, req.Collection)
+		v, c, e := r.readable(ctx, req.Collection)
 		if e != nil {
 			return nil, e
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -398,6 +399,23 @@ func (r *Router) collection(ctx context.Context, name string) (*placement.View, 
 		return nil, nil, r.wireReadError(err, subject{collection: name})
 	}
 	return v, c, nil
+}
+
+// readable is collection for what only reads: the entries of unique values can
+// be read as a collection of their own, "users#", to be compared with what
+// documents hold.
+func (r *Router) readable(ctx context.Context, name string) (*placement.View, *placement.Collection, *wire.Error) {
+	of, entries := unique.Named(name)
+	v, c, e := r.collection(ctx, of)
+	if e != nil || !entries {
+		return v, c, e
+	}
+	if unique.SetOf(&c.Options) == nil {
+		return nil, nil, refuse(wire.CodeCollectionNotFound, "%s: the collection %s has no unique fields", name, of)
+	}
+	return v, &placement.Collection{
+		ID: unique.Entries(c.ID), Name: unique.Name(c.Name), Options: wire.CollectionOptions{RetentionSeconds: c.Options.RetentionSeconds},
+	}, nil
 }
 
 // partitionOf is where a document lives.

@@ -87,7 +87,7 @@ func (s *scanning) prepare(ctx context.Context) *wire.Error {
 		return refuse(wire.CodeBadID, "%s: the scan's prefix is longer than %d bytes or not UTF-8", subj, wire.MaxIDBytes)
 	}
 	var e *wire.Error
-	s.view, s.coll, e = s.r.collection(ctx, req.Collection)
+	s.view, s.coll, e = s.r.readable(ctx, req.Collection)
 	if e != nil {
 		return e
 	}
@@ -370,7 +370,7 @@ func (r *Router) count(ctx context.Context, req *wire.CountRequest) (*wire.Count
 	var p patience
 	for {
 		var e *wire.Error
-		s.view, s.coll, e = r.collection(ctx, req.Collection)
+		s.view, s.coll, e = r.readable(ctx, req.Collection)
 		if e != nil {
 			return nil, e
 		}

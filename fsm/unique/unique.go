@@ -26,10 +26,19 @@ func IsEntries(c placement.CollectionID) bool { return c&entriesBit != 0 }
 // Of is the collection whose entries c holds, or c itself.
 func Of(c placement.CollectionID) placement.CollectionID { return c &^ entriesBit }
 
-// Partition is where an entry lives, by the collection's name. No collection's
-// name has a '#'.
+// suffix makes a collection's name that of its entries. No collection's name
+// has a '#'.
+const suffix = "#"
+
+// Name is what the entries of a collection are called where they are read.
+func Name(collection string) string { return collection + suffix }
+
+// Named is the collection whose entries have a name, if it is one of entries.
+func Named(name string) (collection string, entries bool) { return strings.CutSuffix(name, suffix) }
+
+// Partition is where an entry lives, by the collection's name.
 func Partition(collection, entry string, partitions uint32) placement.PartitionID {
-	return placement.PartitionID(wire.Partition(collection+"#", "", entry, partitions))
+	return placement.PartitionID(wire.Partition(Name(collection), "", entry, partitions))
 }
 
 // Set is a collection's constraints; nil: none.
@@ -42,6 +51,9 @@ func SetOf(o *wire.CollectionOptions) *Set {
 	}
 	return &Set{o.Unique}
 }
+
+// Constraints is how many there are.
+func (s *Set) Constraints() int { return len(s.constraints) }
 
 // Touches says whether a change of one of the paths can change a value.
 func (s *Set) Touches(paths []string) bool {

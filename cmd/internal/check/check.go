@@ -16,7 +16,8 @@ import (
 
 // Options of Run. The zero value works.
 type Options struct {
-	// Groups to check. Nil: all, and that every partition has one owner.
+	// Groups to check. Nil: all, and that every partition has one owner, and that
+	// the entries of unique values are what documents hold.
 	Groups []uint32
 	// RateKiB is how much each replica may read a second, half a KiB more counted
 	// for every row. Too much is felt by
@@ -61,6 +62,7 @@ type Report struct {
 	Started  time.Time `json:"started"`
 	Seconds  float64   `json:"seconds"`
 	Groups   []Group   `json:"groups"`
+	Unique   []Unique  `json:"unique,omitempty"`
 	Findings []Finding `json:"findings"` // that belong to no group
 }
 
@@ -156,6 +158,14 @@ func (r *Report) Verdict() string {
 			verdict = Incomplete
 		}
 	}
+	for i := range r.Unique {
+		switch u := &r.Unique[i]; {
+		case u.Found > 0:
+			return Wrong
+		case u.Error != "":
+			verdict = Incomplete
+		}
+	}
 	if slices.ContainsFunc(r.Findings, func(f Finding) bool { return !f.Warning }) {
 		return Wrong
 	}
@@ -166,6 +176,9 @@ func (r *Report) Verdict() string {
 func (r *Report) All() (all []Finding) {
 	for _, g := range r.Groups {
 		all = append(all, g.Findings...)
+	}
+	for _, u := range r.Unique {
+		all = append(all, u.Findings...)
 	}
 	return append(all, r.Findings...)
 }
@@ -180,6 +193,11 @@ func (r *Report) Incompletes() (out []string) {
 			if x.Error != "" {
 				out = append(out, fmt.Sprintf("g%d on %s: %s", g.ID, x.Node, x.Error))
 			}
+		}
+	}
+	for _, u := range r.Unique {
+		if u.Error != "" {
+			out = append(out, fmt.Sprintf("the unique fields of %s: %s", u.Collection, u.Error))
 		}
 	}
 	return out
@@ -248,6 +266,9 @@ func Run(ctx context.Context, db *client.DB, o Options) (*Report, error) {
 	wg.Wait()
 	if len(o.Groups) == 0 && !slices.ContainsFunc(r.Groups, func(g Group) bool { return g.Error != "" }) {
 		r.checkOwners(uint32(len(t.Owners)), owners)
+	}
+	if len(o.Groups) == 0 {
+		r.Unique = UniqueFields(ctx, db, o)
 	}
 	r.Seconds = time.Since(began).Seconds()
 	return r, ctx.Err()

@@ -34,7 +34,8 @@ one entry of the group's log, and names the first differences: group, partition,
 collection, document, replica. Also: kept counts are what is stored, scans find
 what gets find, documents lie in their partitions, every partition has exactly
 one owner, nothing is left of dropped collections, request IDs and history are
-within their horizons.
+within their horizons. Of all groups together: the entries of unique values are
+what documents hold, at one timestamp.
 
 It changes nothing and may run while clients work: replicas read at --rate, one
 group at a time on each node. A replica that does not answer is not compared.
@@ -190,6 +191,9 @@ func writeCheck(w io.Writer, r *check.Report) error {
 	found, listed := uint64(len(r.Findings)), uint64(len(r.All()))
 	for _, g := range r.Groups {
 		found += g.Found
+	}
+	for _, u := range r.Unique {
+		found += u.Found
 	}
 	for _, f := range r.All() {
 		if f.Warning {

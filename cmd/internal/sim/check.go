@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/cmd/internal/check"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/vfs"
 	"github.com/impossibledb/idb/placement"
@@ -217,6 +218,14 @@ func CheckReads(ctx context.Context, db *client.DB) []error {
 	for _, info := range list {
 		if err := checkReads(ctx, db.Collection(info.Name)); err != nil {
 			found = append(found, fmt.Errorf("collection %s: %w", info.Name, err))
+		}
+	}
+	for _, u := range check.UniqueFields(ctx, db, check.Options{RateKiB: 1 << 20}) {
+		if u.Error != "" {
+			found = append(found, fmt.Errorf("the unique fields of %s: %s", u.Collection, u.Error))
+		}
+		for _, f := range u.Findings {
+			found = append(found, fmt.Errorf("unique fields: %s", f))
 		}
 	}
 	return found
