@@ -453,6 +453,8 @@ func (g testGroup) Lock(context.Context, txn.ID, hlc.Timestamp, fsm.ReadKey, tim
 
 func (g testGroup) Unlock(txn.ID) {}
 
+func (g testGroup) PassLocks(_, _ txn.ID) {}
+
 func (g testGroup) FrontLocks() []shardgroup.FrontLock { return nil }
 
 func (g testGroup) Waits() []shardgroup.Waiting { return nil }

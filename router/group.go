@@ -56,10 +56,11 @@ type Group interface {
 	// intents that are to be seen have become versions when they return.
 	ClearReads(ctx context.Context, keys []fsm.ReadKey, at hlc.Timestamp) error
 	ClearScan(ctx context.Context, s *fsm.ScanSpec, at hlc.Timestamp) error
-	// Lock and Unlock are of locks taken up front, FrontLocks lists them, Waits
-	// who waits.
+	// Lock and Unlock are of locks taken up front, PassLocks gives them to another
+	// transaction, FrontLocks lists them, Waits who waits.
 	Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.ReadKey, ttl time.Duration, free bool) error
 	Unlock(id txn.ID)
+	PassLocks(from, to txn.ID)
 	FrontLocks() []shardgroup.FrontLock
 	Waits() []shardgroup.Waiting
 

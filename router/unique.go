@@ -130,7 +130,7 @@ func (w *uniqueWrite) attempt(ctx context.Context, first bool) (o shardgroup.Out
 		return fail(err)
 	}
 	if no != nil {
-		return w.refuse(ctx, read, no)
+		return w.refuse(ctx, t, read, no)
 	}
 
 	home := t.part(t.home)
@@ -182,11 +182,11 @@ func (w *uniqueWrite) attempt(ctx context.Context, first bool) (o shardgroup.Out
 	case wire.CodeTxnConflict:
 		return o, true
 	case wire.CodeDuplicateValue:
-		return w.refuse(ctx, read, &fsm.Refused{Code: c.Code, Detail: w.duplicate(c, takes, body)})
+		return w.refuse(ctx, t, read, &fsm.Refused{Code: c.Code, Detail: w.duplicate(c, takes, body)})
 	case wire.CodeCollectionNotFound, wire.CodeInternal:
 		return fail(w.b.r.word(&wire.Error{Code: c.Code}, w.b.subject(w.i), c.Detail))
 	default:
-		return w.refuse(ctx, read, &fsm.Refused{Code: c.Code, Version: c.Version, Detail: c.Detail})
+		return w.refuse(ctx, t, read, &fsm.Refused{Code: c.Code, Version: c.Version, Detail: c.Detail})
 	}
 }
 
@@ -240,13 +240,21 @@ func (w *uniqueWrite) evaluate(old *wire.Document, live bool) ([]byte, *fsm.Refu
 }
 
 // refuse keeps a refusal under the request's ID, if the document is still the
-// one that was read: so it was at the moment of whatever it is refused for.
-func (w *uniqueWrite) refuse(ctx context.Context, read txn.Read, no *fsm.Refused) (shardgroup.Outcome, bool) {
+// one that was read: so it was at the moment of whatever it is refused for. What
+// the attempt has locked is the refusal's, for it depends on the same document.
+func (w *uniqueWrite) refuse(ctx context.Context, of *transaction, read txn.Read, no *fsm.Refused) (shardgroup.Outcome, bool) {
 	t := w.transaction()
+	if t.front = of.front; t.front {
+		w.g.PassLocks(of.id, t.id)
+		defer w.g.Unlock(t.id)
+	}
 	t.request.Refused = no
 	home := t.part(t.home)
 	home.Reads = append(home.Reads, read)
 	a, e := t.run(ctx)
+	if e != nil && e.Code == wire.CodeTxnConflict { // it stepped back
+		return shardgroup.Outcome{}, true
+	}
 	if e != nil {
 		return shardgroup.Outcome{Err: e}, false
 	}

@@ -251,6 +251,22 @@ func (b *lockBook) end(id txn.ID) {
 	b.endLocked(id)
 }
 
+// pass makes one transaction's locks another's.
+func (b *lockBook) pass(from, to txn.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	keys := b.of[from]
+	for _, k := range keys {
+		l := b.held[k]
+		l.id = to
+		b.held[k] = l
+	}
+	if len(keys) > 0 {
+		b.of[to] = append(b.of[to], keys...)
+		delete(b.of, from)
+	}
+}
+
 func (b *lockBook) releaseLocked(id txn.ID) bool {
 	keys := b.of[id]
 	if len(keys) == 0 {

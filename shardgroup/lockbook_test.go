@@ -115,3 +115,39 @@ func TestLateLockIsRefused(t *testing.T) {
 		t.Errorf("one that ended long ago is remembered for ever: %v", err)
 	}
 }
+
+// TestLocksPassedOn: who gets another's locks is not kept from the document by
+// them, and lets go of them.
+func TestLocksPassedOn(t *testing.T) {
+	c := seeded(t, 1, 1, nil)
+	l := c.leader(1)
+	ctx := ctxFor(t, 10*time.Second)
+	now := hlc.NewClock(nil).Now()
+	key := fsm.ReadKey{Epoch: 1, Collection: 1, ID: "a"}
+	first, second, third := txn.ID(newRequest(now)), txn.ID(newRequest(now)), txn.ID(newRequest(now))
+	if err := l.Lock(ctx, first, now, key, time.Minute, true); err != nil {
+		t.Fatal(err)
+	}
+	l.PassLocks(first, second)
+	l.PassLocks(third, first) // nothing
+	blocks := func(id txn.ID) bool {
+		holders, _ := l.locks.blockers(&fsm.Command{Txn: &fsm.Txn{ID: id, Commit: &fsm.Commit{
+			Parts: []fsm.PartitionPart{{Part: txn.Part{Reads: []txn.Read{{Collection: 1, ID: "a"}}}}},
+		}}}, time.Now())
+		return len(holders) > 0
+	}
+	if blocks(second) {
+		t.Error("it waits for its own lock")
+	}
+	if !blocks(third) {
+		t.Error("the lock keeps nobody away any more")
+	}
+	l.Unlock(first)
+	if locks := l.FrontLocks(); len(locks) != 1 || locks[0].ID != second {
+		t.Errorf("after the first has let go: %+v", locks)
+	}
+	l.Unlock(second)
+	if locks := l.FrontLocks(); len(locks) != 0 || blocks(third) {
+		t.Errorf("after the second has let go: %+v", locks)
+	}
+}

@@ -225,6 +225,10 @@ func (g *Group) Lock(ctx context.Context, id txn.ID, born hlc.Timestamp, k fsm.R
 // Lock of it that comes later is refused, as far as it is remembered.
 func (g *Group) Unlock(id txn.ID) { g.locks.end(id) }
 
+// PassLocks makes what one transaction has locked up front here another's: the
+// next one of the same work, which would wait for the first otherwise.
+func (g *Group) PassLocks(from, to txn.ID) { g.locks.pass(from, to) }
+
 // FrontLocks are the documents that are locked up front here.
 func (g *Group) FrontLocks() []FrontLock {
 	all := g.locks.fronts(time.Now())

@@ -227,6 +227,46 @@ func TestUnique(t *testing.T) {
 	})
 }
 
+// TestUniqueRefusedAtOnce: a write that has lost to another locks its document,
+// and a refusal then is a commit of its own about that document. It does not
+// wait for the lock of the write that it refuses, which took a second.
+func TestUniqueRefusedAtOnce(t *testing.T) {
+	d := startDev(t, t.TempDir(), 3)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx := t.Context()
+	createUnique(t, db, "users", "email")
+	users := db.Collection("users")
+	if _, err := users.Put(ctx, "ada", client.D{"email": "ada@x"}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	refused := 0
+	for range 3 {
+		b := db.Bulk() // of one document, so that they lose to each other
+		for i := range 12 {
+			b.Put(users, "bob", client.D{"email": fmt.Sprint(i)})
+			b.Put(users, "bob", client.D{"email": "ada@x"})
+		}
+		res, err := b.Do(ctx)
+		if err == nil {
+			t.Fatal("nobody was refused")
+		}
+		for i, it := range res.Items {
+			if i%2 == 0 && it.Err != nil {
+				t.Errorf("write %d: %v", i, it.Err)
+			} else if i%2 == 1 {
+				wantDuplicate(t, it.Err, "held by ada")
+				refused++
+			}
+		}
+	}
+	if took := time.Since(began); took > time.Duration(refused)*time.Second/4 {
+		t.Errorf("%d refusals took %v", refused, took)
+	}
+	checkEntries(t, d.Nodes(), "users")
+}
+
 // In a transaction the commit as a whole is judged.
 func TestUniqueTransactions(t *testing.T) {
 	d := startDev(t, t.TempDir(), 3)
