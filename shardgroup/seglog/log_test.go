@@ -430,13 +430,27 @@ func TestCarryMeetsCut(t *testing.T) {
 			return false
 		}
 	}
-	next := uint64(1)
-	for ; !carrying(); next++ { // nothing else reads
+	woken := make(chan struct{})
+	go func() {
+		defer close(woken)
+		<-g.began
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.changed.Broadcast()
+	}()
+	for next := uint64(1); !carrying(); next++ { // nothing else reads
 		put(t, l, 1, next, 1, 3000)
 		if err := l.CutFront(1, next); err != nil {
 			t.Fatal(err)
 		}
+		// Appends wait for a cleaner that is behind, and it is to be held up.
+		l.mu.Lock()
+		for (l.cleanDue || l.cleaning) && !carrying() && l.err == nil {
+			l.changed.Wait()
+		}
+		l.mu.Unlock()
 	}
+	<-woken
 	if err := l.CutBack(9, 2); err != nil {
 		t.Fatal(err)
 	}
