@@ -49,6 +49,14 @@ func (a *applier) ApplyBatch(logs []*raft.Log) []any {
 		}
 		return answers
 	}
+	// What this node led and followed again in may be committed by others before
+	// it is on disk here.
+	if err := a.g.logs.Durable(logs[len(logs)-1].Index, nil, nil); err != nil {
+		for i := range answers {
+			answers[i] = err // nothing is applied any more: the log is broken or closed
+		}
+		return answers
+	}
 	a.entries = a.entries[:0]
 	var failed error
 	for i, l := range logs {

@@ -85,6 +85,7 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	if err := bootstrap(g.logs, g.stable, g.snaps, spec.configuration()); err != nil {
 		return nil, err
 	}
+	g.logs.ahead = g.ahead
 	g.apply = newApplier(g)
 	g.applied.advance(g.machine.Applied())
 	h.cfg.Clock.Observe(g.machine.Latest())
@@ -93,7 +94,10 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 		AppendTimeout: h.cfg.StallLimit + time.Second,
 		Receiver:      g.snaps,
 		Bursts:        g,
-		PlainIDs:      spec.plain(),
+		Durable: func(index uint64, cancel <-chan struct{}) error {
+			return g.logs.Durable(index, cancel, g.stop)
+		},
+		PlainIDs: spec.plain(),
 	})
 	if err != nil {
 		return nil, err
@@ -123,6 +127,29 @@ func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 		go func() { defer g.bg.Done(); g.firstElection() }()
 	}
 	return g, nil
+}
+
+// ahead says whether raft may send entries to the followers while the log
+// writes them. raft then counts this node's vote too early, so a follower's
+// answer is held back until the entries are on disk here (RaftOptions.Durable):
+// a group that needs no answer cannot go ahead. A configuration is waited for,
+// because it may be one that needs none.
+func (g *Group) ahead(logs []*raft.Log) bool {
+	if !g.running.Load() || g.raft.State() != raft.Leader {
+		return false
+	}
+	for _, l := range logs {
+		if l.Type != raft.LogCommand && l.Type != raft.LogNoop {
+			return false
+		}
+	}
+	voters := 0
+	for _, s := range g.servers() {
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	return voters > 1
 }
 
 // reload changes raft's settings while it runs.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,14 +35,18 @@ const (
 // logStore is one group's raft.LogStore over the node's log.
 //
 // Invariant: the entries are first … last without a hole; first = last = 0 is
-// empty. StoreLogs returns after the entries are synced. After a failed write
-// nothing is known about the disk, so the node ends (fatal).
+// empty. StoreLogs returns after the entries are synced, unless ahead says that
+// it need not: then Durable tells. After a failed write nothing is known about
+// the disk, so the node ends (fatal).
 type logStore struct {
 	log   *seglog.Log
 	group placement.GroupID
 	fatal func(error)
 	stop  func() // ends raft's goroutine, which would panic on what follows
-	busy  busy   // the commit that runs now; the watchdog reads it
+	busy  busy   // the oldest commit that runs; the watchdog reads it
+	// ahead says whether these entries may go to the followers while they are
+	// written here; nil: never.
+	ahead func([]*raft.Log) bool
 
 	// bytes counts what was stored since the last snapshot, for its trigger.
 	bytes atomic.Int64
@@ -53,15 +58,32 @@ type logStore struct {
 	last   uint64 // guarded by mu
 	closed bool   // guarded by mu; raft leaves a goroutine behind that reads now and then
 
+	// writes are under way, oldest first; guarded by mu. oldest is their lowest
+	// index, to be read without mu.
+	writes []*logWrite
+	oldest atomic.Uint64 // 0: none
+	ended  chan struct{} // guarded by mu; closed when a write ends; nil: nobody waits
+	broken error         // guarded by mu; why nothing is written any more
+	down   chan struct{} // closed with closed
+
 	cache      [logCacheEntries]raft.Log // guarded by mu; ring by index
 	cacheLow   uint64                    // guarded by mu; cacheLow … last are cached; 0: none
 	cacheBytes int                       // guarded by mu
 }
 
-var errLogClosed = errors.New("shardgroup: log is closed")
+// logWrite is entries that are being written.
+type logWrite struct {
+	first uint64
+	begun int64 // of busy's clock
+}
+
+var (
+	errLogClosed = errors.New("shardgroup: log is closed")
+	errUnwritten = errors.New("shardgroup: entry is not written yet")
+)
 
 func openLogStore(l *seglog.Log, g placement.GroupID, clock *stopwatch, fatal func(error), stop func()) *logStore {
-	s := &logStore{log: l, group: g, fatal: fatal, stop: stop, busy: busy{clock: clock}}
+	s := &logStore{log: l, group: g, fatal: fatal, stop: stop, busy: busy{clock: clock}, down: make(chan struct{})}
 	s.first, s.last = l.Bounds(uint32(g))
 	return s
 }
@@ -83,6 +105,14 @@ func (s *logStore) LastIndex() (uint64, error) {
 // GetLog reads one entry. The bytes it returns are shared and must not be changed.
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	err := s.get(index, l)
+	for err == errUnwritten { // it fell out of the cache
+		if err = s.Durable(index, nil, nil); err == nil {
+			err = s.get(index, l)
+		}
+	}
+	if err == errLogClosed {
+		return raft.ErrLogNotFound
+	}
 	if err != nil && err != raft.ErrLogNotFound {
 		err = fmt.Errorf("shardgroup: entry %d of %s: %w", index, s.group, err)
 		s.fatal(err)
@@ -101,6 +131,9 @@ func (s *logStore) get(index uint64, l *raft.Log) error {
 		*l = s.cache[index%logCacheEntries]
 		return nil
 	}
+	if oldest := s.oldest.Load(); oldest != 0 && index >= oldest {
+		return errUnwritten
+	}
 	v, err := s.log.Read(uint32(s.group), index)
 	if errors.Is(err, seglog.ErrNotFound) {
 		return errors.New("it is missing inside the log (damaged)")
@@ -114,7 +147,8 @@ func (s *logStore) get(index uint64, l *raft.Log) error {
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs appends entries and returns when they are on disk.
+// StoreLogs appends entries and returns when they are on disk, or, if they may
+// go ahead, when they are on their way there.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -140,12 +174,17 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 		size += entrySize(l)
 	}
-	s.busy.begin()
-	err := s.log.AppendExpected(uint32(s.group), next, logEntries(logs), int(s.expected.Swap(0)))
-	s.busy.end()
+	w, expected := s.begin(next), int(s.expected.Swap(0))
+	var err error
+	if s.ahead != nil && s.ahead(logs) {
+		err = s.log.AppendLater(uint32(s.group), next, logEntries(logs), expected, func(err error) { _ = s.end(w, err) })
+		if err != nil {
+			err = s.end(w, err)
+		}
+	} else {
+		err = s.end(w, s.log.AppendExpected(uint32(s.group), next, logEntries(logs), expected))
+	}
 	if err != nil {
-		err = fmt.Errorf("shardgroup: append to the log of %s: %w", s.group, err)
-		s.fatal(err)
 		return err
 	}
 	s.bytes.Add(int64(size))
@@ -160,6 +199,90 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		s.last = max(s.last, l.Index)
 	}
 	return nil
+}
+
+// begin notes that entries from first on are being written.
+func (s *logStore) begin(first uint64) *logWrite {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &logWrite{first: first, begun: s.busy.clock.now()}
+	s.writes = append(s.writes, w)
+	s.lookLocked()
+	return w
+}
+
+// end notes that a write has ended. After an error nothing is written any more.
+func (s *logStore) end(w *logWrite, err error) error {
+	if err != nil {
+		err = fmt.Errorf("shardgroup: write the log of %s: %w", s.group, err)
+		s.mu.Lock()
+		s.broken = err
+		s.wakeLocked()
+		s.mu.Unlock()
+		s.fatal(err)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes = slices.DeleteFunc(s.writes, func(o *logWrite) bool { return o == w })
+	s.lookLocked()
+	return nil
+}
+
+// lookLocked tells what has become of the writes.
+func (s *logStore) lookLocked() {
+	s.wakeLocked()
+	if len(s.writes) == 0 {
+		s.oldest.Store(0)
+		s.busy.end()
+		return
+	}
+	// A suffix may have been cut while the end of its write was not noted yet.
+	lowest := s.writes[0].first
+	for _, w := range s.writes[1:] {
+		lowest = min(lowest, w.first)
+	}
+	s.oldest.Store(lowest)
+	s.busy.since.Store(s.writes[0].begun)
+}
+
+func (s *logStore) wakeLocked() {
+	if s.ended != nil {
+		close(s.ended)
+		s.ended = nil
+	}
+}
+
+// Durable returns when everything up to index is on disk. It fails when that
+// will not be, or when a channel is closed.
+func (s *logStore) Durable(index uint64, cancel, stop <-chan struct{}) error {
+	for {
+		if oldest := s.oldest.Load(); oldest == 0 || index < oldest || mutant.On(mutant.DurabilityUnawaited) {
+			return nil
+		}
+		s.mu.Lock()
+		oldest, err := s.oldest.Load(), s.broken // as no write ends meanwhile
+		if s.ended == nil {
+			s.ended = make(chan struct{})
+		}
+		ended := s.ended
+		s.mu.Unlock()
+		if oldest == 0 || index < oldest {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ended:
+		case <-s.down:
+			return errLogClosed
+		case <-cancel:
+			return errUnwritten
+		case <-stop:
+			return errUnwritten
+		}
+	}
 }
 
 // cacheLocked adds the entry that follows those in the cache.
@@ -202,14 +325,8 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 	}
 	if back != 0 {
 		// A suffix is synced: what replaces it counts on it.
-		s.busy.begin()
-		err = s.log.CutBack(uint32(s.group), back)
-		s.busy.end()
-		if err != nil {
-			err = fmt.Errorf("shardgroup: truncate the log of %s: %w", s.group, err)
-			s.fatal(err)
-			return err
-		}
+		w := s.begin(back)
+		return s.end(w, s.log.CutBack(uint32(s.group), back))
 	}
 	return nil
 }
@@ -271,6 +388,9 @@ func (s *logStore) termOf(index uint64) (uint64, bool) {
 func (s *logStore) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.closed {
+		close(s.down)
+	}
 	s.closed = true
 	s.dropCacheLocked()
 }

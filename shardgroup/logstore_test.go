@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -376,4 +377,108 @@ func FuzzDecodeEntry(f *testing.F) {
 			t.Errorf("%x decodes to what encodes as %x", b, again)
 		}
 	})
+}
+
+// What may go ahead is readable at once, and durable when it is on disk.
+func TestLogStoreAhead(t *testing.T) {
+	var held heldLog
+	l, err := seglog.Open(errorfs.Wrap(vfs.NewMem(), &held), "log", seglog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openLogStore(l, 1, newStopwatch(), func(err error) { t.Errorf("fatal: %v", err) }, func() {})
+	entry := func(i, term uint64) *raft.Log { return &raft.Log{Index: i, Term: term, Data: []byte{byte(i)}} }
+	if err := s.StoreLogs([]*raft.Log{entry(1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	durable := func(i uint64) bool {
+		gone := make(chan struct{})
+		close(gone)
+		return s.Durable(i, gone, nil) == nil
+	}
+	gate := make(chan struct{})
+	held.gate.Store(&gate)
+	s.ahead = func([]*raft.Log) bool { return true }
+	if err := s.StoreLogs([]*raft.Log{entry(2, 1), entry(3, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StoreLogs([]*raft.Log{entry(4, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	var got raft.Log
+	if err := s.GetLog(4, &got); err != nil || got.Term != 1 || s.busy.since.Load() == 0 {
+		t.Errorf("an entry on its way to the disk: %+v %v, the watchdog sees %d", got, err, s.busy.since.Load())
+	}
+	if !durable(1) || durable(2) || durable(4) {
+		t.Errorf("durable are 1 to 4: %v %v %v %v", durable(1), durable(2), durable(3), durable(4))
+	}
+	// One that fell out of the cache waits for the disk.
+	s.mu.Lock()
+	s.dropCacheLocked()
+	s.mu.Unlock()
+	read := make(chan error, 1)
+	go func() { read <- s.GetLog(3, &raft.Log{}) }()
+	held.gate.Store(nil)
+	close(gate)
+	if err := s.Durable(4, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
+		t.Errorf("an entry that fell out of the cache: %v", err)
+	}
+
+	// A suffix that is replaced is durable when what replaced it is.
+	gate = make(chan struct{})
+	held.gate.Store(&gate)
+	if err := s.StoreLogs([]*raft.Log{entry(5, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	cut := make(chan error, 1)
+	go func() { cut <- s.DeleteRange(3, 5) }()
+	for s.oldest.Load() != 3 {
+		runtime.Gosched()
+	}
+	if durable(3) || !durable(2) {
+		t.Errorf("while a suffix is cut off, durable are 2 and 3: %v %v", durable(2), durable(3))
+	}
+	held.gate.Store(nil)
+	close(gate)
+	if err := <-cut; err != nil {
+		t.Fatal(err)
+	}
+	s.ahead = nil
+	if err := s.StoreLogs([]*raft.Log{entry(3, 2)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Durable(3, nil, nil); err != nil || s.busy.since.Load() != 0 {
+		t.Errorf("at rest: %v, the watchdog sees %d", err, s.busy.since.Load())
+	}
+	s.close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A log that breaks tells those that wait for it.
+func TestLogStoreAheadBreaks(t *testing.T) {
+	var fail failingFS
+	l, err := seglog.Open(errorfs.Wrap(vfs.NewMem(), &fail), "log", seglog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fatal := make(chan error, 1)
+	s := openLogStore(l, 1, newStopwatch(), func(err error) { fatal <- err }, func() {})
+	s.ahead = func([]*raft.Log) bool { return true }
+	fail.fail.Store(true)
+	if err := s.StoreLogs([]*raft.Log{{Index: 1, Term: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Durable(1, nil, nil); err == nil {
+		t.Error("an entry that could not be written is durable")
+	}
+	if err := <-fatal; err == nil {
+		t.Error("the node was not told")
+	}
+	s.close()
+	_ = l.Close()
 }

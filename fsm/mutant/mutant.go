@@ -35,17 +35,18 @@ const (
 
 // What leaders do.
 const (
-	AckBeforeCommit   Name = "ack-before-commit"   // a write is answered when it is proposed
-	NoBarrier         Name = "no-barrier"          // a new leader serves before it has applied what it inherited
-	ReadUnconfirmed   Name = "read-unconfirmed"    // a read asks nobody whether this node still leads
-	LearnersConfirm   Name = "learners-confirm"    // members without a vote count as voters of a read
-	OldAnswersConfirm Name = "old-answers-confirm" // a read joins a round that began before it
-	PromiseForgotten  Name = "promise-forgotten"   // a new leader does not look at the ceiling
-	PromiseUnkept     Name = "promise-unkept"      // a leader assigns timestamps below what it has promised
-	PromiseTooEarly   Name = "promise-too-early"   // a promise does not wait for what was assigned below it
-	PromiseBesideLost Name = "promise-beside-lost" // a leader promises although an entry was lost
-	VoidApplied       Name = "void-applied"        // an entry of another term is applied
-	ResolvedElsewhere Name = "resolved-elsewhere"  // a read goes on though another leader has resolved what it met
+	AckBeforeCommit     Name = "ack-before-commit"    // a write is answered when it is proposed
+	NoBarrier           Name = "no-barrier"           // a new leader serves before it has applied what it inherited
+	ReadUnconfirmed     Name = "read-unconfirmed"     // a read asks nobody whether this node still leads
+	LearnersConfirm     Name = "learners-confirm"     // members without a vote count as voters of a read
+	OldAnswersConfirm   Name = "old-answers-confirm"  // a read joins a round that began before it
+	PromiseForgotten    Name = "promise-forgotten"    // a new leader does not look at the ceiling
+	PromiseUnkept       Name = "promise-unkept"       // a leader assigns timestamps below what it has promised
+	PromiseTooEarly     Name = "promise-too-early"    // a promise does not wait for what was assigned below it
+	PromiseBesideLost   Name = "promise-beside-lost"  // a leader promises although an entry was lost
+	DurabilityUnawaited Name = "durability-unawaited" // a follower's answer counts before the leader's own disk has the entry
+	VoidApplied         Name = "void-applied"         // an entry of another term is applied
+	ResolvedElsewhere   Name = "resolved-elsewhere"   // a read goes on though another leader has resolved what it met
 )
 
 // What cuts rest on.
@@ -121,7 +122,7 @@ func Names() []Name {
 	return []Name{
 		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten,
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
-		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere,
+		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere, DurabilityUnawaited,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,

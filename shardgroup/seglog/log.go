@@ -125,7 +125,8 @@ type Log struct {
 
 	stats Metrics // guarded by mu
 
-	bg sync.WaitGroup
+	bg    sync.WaitGroup
+	later sync.WaitGroup // appends that nobody waits for
 }
 
 // batch is what is written at once.
@@ -195,14 +196,44 @@ func (l *Log) gatherLocked() {
 
 // AppendExpected is Append of what Expect has announced, as so many appends.
 func (l *Log) AppendExpected(group uint32, first uint64, e Entries, expected int) error {
-	n := e.Len()
-	if n == 0 {
+	if e.Len() == 0 {
 		return nil
 	}
-	size := 0
+	b, err := l.enqueue(group, first, e, expected)
+	if err != nil {
+		return err
+	}
+	return l.waitLocked(b)
+}
+
+// AppendLater is AppendExpected that does not wait: done is called once, on a
+// goroutine of its own, when the entries are on disk or never will be. Until
+// then they are counted in Bounds, and Read does not find them. An error says
+// that nothing was taken, and done is not called.
+func (l *Log) AppendLater(group uint32, first uint64, e Entries, expected int, done func(error)) error {
+	if e.Len() == 0 {
+		return errors.New("seglog: nothing to append")
+	}
+	b, err := l.enqueue(group, first, e, expected)
+	if err != nil {
+		return err
+	}
+	w := l.joinLocked(b)
+	l.later.Add(1)
+	l.mu.Unlock()
+	go func() {
+		defer l.later.Done()
+		done(l.wait(b, w))
+	}()
+	return nil
+}
+
+// enqueue encodes entries into a batch. Unless it fails it returns with mu.
+func (l *Log) enqueue(group uint32, first uint64, e Entries, expected int) (*batch, error) {
+	n, size := e.Len(), 0
 	for i := range n {
 		if size += entryHeader + e.Size(i); size > maxAppend {
-			return fmt.Errorf("%w: %d entries for group %d are more than %d bytes", ErrTooLarge, n, group, maxAppend)
+			return nil, fmt.Errorf("%w: %d entries for group %d are more than %d bytes", ErrTooLarge, n, group, maxAppend)
 		}
 	}
 	l.mu.Lock()
@@ -210,12 +241,12 @@ func (l *Log) AppendExpected(group uint32, first uint64, e Entries, expected int
 	g := l.table.group(group)
 	if first == 0 || first > maxIndex-uint64(n) || g.last >= g.first && first != g.last+1 {
 		defer l.mu.Unlock()
-		return fmt.Errorf("%w: group %d has %d to %d, cannot append %d", ErrGap, group, g.first, g.last, first)
+		return nil, fmt.Errorf("%w: group %d has %d to %d, cannot append %d", ErrGap, group, g.first, g.last, first)
 	}
 	b, err := l.collectLocked(size)
 	if err != nil {
 		l.mu.Unlock()
-		return err
+		return nil, err
 	}
 	if g.last < g.first {
 		g.first = first
@@ -228,7 +259,7 @@ func (l *Log) AppendExpected(group uint32, first uint64, e Entries, expected int
 	}
 	l.stats.Appends++
 	l.arrivedLocked(expected)
-	return l.waitLocked(b)
+	return b, nil
 }
 
 // awaitRoomLocked waits for the cleaner while it is too far behind. Only
@@ -456,18 +487,35 @@ func (l *Log) batchLocked(size int) *batch {
 
 // waitLocked returns when b is on disk, without mu.
 func (l *Log) waitLocked(b *batch) error {
-	if !l.writing {
-		l.writing = true
+	w := l.joinLocked(b)
+	if w == nil {
 		return l.writeLocked(b)
 	}
-	var w *waiter
+	l.mu.Unlock()
+	return l.wait(b, w)
+}
+
+// joinLocked makes somebody wait for b. Nil: who waits has the writer's role.
+func (l *Log) joinLocked(b *batch) (w *waiter) {
+	if !l.writing {
+		l.writing = true
+		return nil
+	}
 	if n := len(l.idle); n > 0 {
 		w, l.idle = l.idle[n-1], l.idle[:n-1]
 	} else {
 		w = &waiter{wake: make(chan bool, 1)}
 	}
 	b.waiters = append(b.waiters, w)
-	l.mu.Unlock()
+	return w
+}
+
+// wait is the rest of waitLocked, for who has joined.
+func (l *Log) wait(b *batch, w *waiter) error {
+	if w == nil {
+		l.mu.Lock()
+		return l.writeLocked(b)
+	}
 	lead := <-w.wake
 	err := w.err
 	w.err = nil
@@ -682,6 +730,7 @@ func (l *Log) Close() error {
 	l.changed.Broadcast()
 	l.mu.Unlock()
 	l.bg.Wait()
+	l.later.Wait()
 	l.enough.Stop()
 	return errors.Join(err, l.closeFiles())
 }

@@ -109,6 +109,10 @@ type RaftOptions struct {
 	// PlainIDs says that the group's members are known by their nodes alone,
 	// without incarnations.
 	PlainIDs bool
+	// Durable returns when this node's own log has everything up to index on
+	// disk. It is waited for before a follower's answer is given to raft, and
+	// before an answer leaves this node. Nil: StoreLogs waits.
+	Durable func(index uint64, cancel <-chan struct{}) error
 	// Bursts says what belongs together. Nil: nothing does.
 	Bursts Bursts
 	// Receiver takes snapshots. Nil: they are received into memory, which is
@@ -262,6 +266,11 @@ func (t *RaftTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, ar
 	if err != nil {
 		return err
 	}
+	if n > 0 && a.flags&flagSuccess != 0 && t.o.Durable != nil {
+		if err := t.o.Durable(args.Entries[n-1].Index, t.down); err != nil {
+			return err
+		}
+	}
 	p := Progress{LastIndex: a.last, At: time.Now(), Success: a.flags&flagSuccess != 0, Full: a.flags&flagFull != 0}
 	if n > 0 && p.Success {
 		// The answer's last index is from before the entries.
@@ -377,6 +386,12 @@ func (t *RaftTransport) serve(ctx context.Context, from *peerInfo, kind wire.Kin
 		r, ok := resp.(*raft.AppendEntriesResponse)
 		if !ok {
 			return nil, fmt.Errorf("transport: raft answered %T", resp)
+		}
+		if n := len(req.Entries); n > 0 && r.Success && t.o.Durable != nil {
+			// raft has skipped those that it had, from when this node led.
+			if err := t.o.Durable(req.Entries[n-1].Index, t.down); err != nil {
+				return nil, err
+			}
 		}
 		a := answer{term: r.Term, last: r.LastLog}
 		if r.Success {

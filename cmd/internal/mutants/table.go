@@ -49,6 +49,7 @@ var (
 	uniqueRules  = catcher{ring: "cluster", pkg: "cmd/internal/node", run: "^TestUnique$", seconds: 60}
 	intents      = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestIntentResolvedElsewhere$", seconds: 30}
 	simUnique    = catcher{ring: "simulator", pkg: "cmd/internal/sim", run: "^TestSeeds$", seeds: "-seeds", args: []string{"-load", "unique"}, seconds: 60}
+	writesAhead  = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestLeaderWritesAhead$", seconds: 30}
 	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
 )
 
@@ -124,5 +125,6 @@ var table = []row{
 	{mutant.ReadUnconfirmed, "a read asks nobody whether this node still leads", deposed, `stale`, 3},
 	{mutant.LearnersConfirm, "members without a vote confirm reads", learners, `confirmed a read with learners`, 3},
 	{mutant.ResolvedElsewhere, "a read goes on though another leader has resolved what it met", intents, `a deposed leader cleared a read`, 3},
+	{mutant.DurabilityUnawaited, "a follower's answer counts before the leader's own disk has the entry", writesAhead, `has committed entry|was answered`, 3},
 	{mutant.OldAnswersConfirm, "a read joins a round that began before it", oldAnswers, `confirmed a read`, 3},
 }
