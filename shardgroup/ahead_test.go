@@ -58,9 +58,14 @@ func TestLeaderWritesAhead(t *testing.T) {
 	c.wait("both followers to have the entry", func() bool {
 		return c.group("n2", 1).raft.LastIndex() > before && c.group("n3", 1).raft.LastIndex() > before
 	})
-	// Nothing may come of it now; whatever would, had time since the followers
-	// have answered. A heartbeat tells followers what is committed.
-	time.Sleep(5 * l.host.cfg.Timing.Heartbeat)
+	// Nothing may come of it now. What would has, once the followers have answered
+	// some more heartbeats, which tell them what is committed.
+	for range 3 {
+		now := time.Now()
+		c.wait("the followers to answer", func() bool {
+			return l.trans.Progress(c.group("n2", 1).self).At.After(now) && l.trans.Progress(c.group("n3", 1).self).At.After(now)
+		})
+	}
 	for _, n := range []placement.NodeID{"n1", "n2", "n3"} {
 		if at := c.group(n, 1).raft.CommitIndex(); at > before {
 			t.Errorf("%s has committed entry %d, and the leader's disk has %d", n, at, before)
