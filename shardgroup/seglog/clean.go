@@ -136,9 +136,9 @@ func (l *Log) clean() {
 			return
 		}
 		l.cleanDue, l.cleaning = false, true
-		// Cuts that nobody waits for, or that somebody does: what is on its way
-		// is not carried.
-		pending := len(l.queue) > 0 || l.crowded
+		// A cut may be on its way, in what is being written or behind it, and
+		// nothing may come after it: what it takes is not carried, but freed.
+		pending := len(l.queue) > 0 || l.writing || l.crowded
 		l.mu.Unlock()
 		var err error
 		if pending {

@@ -306,6 +306,30 @@ func TestCutFreesIdleLog(t *testing.T) {
 	}
 }
 
+// So does one that an append takes along before the cleaner looks, although a
+// record in the oldest segment is still needed.
+func TestCutWithAppendFreesIdleLog(t *testing.T) {
+	for range 100 {
+		l := open(t, vfs.NewMem(), small)
+		if err := l.Update(Change{Key{1, 1}, []byte("kept")}); err != nil {
+			t.Fatal(err)
+		}
+		for i := uint64(1); i <= 100; i++ {
+			put(t, l, 1, i, 1, 1000)
+		}
+		if err := l.CutFront(1, 100); err != nil {
+			t.Fatal(err)
+		}
+		put(t, l, 1, 101, 1, 1000)
+		l.mu.Lock()
+		for len(l.table.segs) > 2 {
+			l.changed.Wait() // its end is the test's time limit
+		}
+		l.mu.Unlock()
+		shut(t, l)
+	}
+}
+
 // After a write that failed nothing is taken any more, and everybody learns.
 func TestWriteFails(t *testing.T) {
 	for _, kind := range []errorfs.OpKind{errorfs.OpFileWriteAt, errorfs.OpFileSyncData} {
