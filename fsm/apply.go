@@ -107,7 +107,7 @@ type applier struct {
 
 	digest  xxhash.Digest
 	changes []lockChange // of the machine's table, for readers
-	reclaim bool         // a range was removed
+	freed   uint64       // what was removed in ranges, about, in bytes
 	size    int
 
 	tailStart int // where the entry's answers begin in the machine's tail
@@ -188,7 +188,7 @@ func (a *applier) advance(e *Entry, mark bool) error {
 	a.m.digests.put(e.Index, a.meta.digest)
 	a.dirtyB = true
 	if mutant.On(mutant.AppliedApart) && a.batch != nil {
-		err := errors.Join(a.batch.Commit(false), a.batch.Close())
+		err := errors.Join(a.batch.Commit(0), a.batch.Close())
 		if a.batch = nil; err != nil {
 			return err
 		}
@@ -324,7 +324,6 @@ func (a *applier) drop(d *Drop) error {
 	if err := a.set(a.key, appendSmall(nil)); err != nil {
 		return err
 	}
-	a.reclaim = true
 	if err := a.removeAll(d.Collection, true); err != nil {
 		return err
 	}
@@ -356,6 +355,7 @@ func (a *applier) removeAll(c placement.CollectionID, everywhere bool) error {
 			return err
 		}
 		if some {
+			a.freed += a.countsOf(k).size()
 			a.setCounts(k, counts{})
 		}
 	}
@@ -422,7 +422,7 @@ func (a *applier) commit() error {
 		return nil
 	}
 	b := a.writer()
-	if err := b.Commit(a.reclaim); err != nil {
+	if err := b.Commit(a.freed); err != nil {
 		return err
 	}
 	a.m.mu.Lock()
@@ -456,7 +456,7 @@ func (a *applier) close() (err error) {
 		err = errors.Join(err, a.batch.Close())
 		a.batch = nil
 	}
-	a.dirtyB, a.forked, a.reclaim = false, false, false
+	a.dirtyB, a.forked, a.freed = false, false, 0
 	a.scratch.clear()
 	return err
 }

@@ -137,6 +137,15 @@ type counts struct {
 	rows  uint64 // versions, tombstones included
 }
 
+// size is what all versions take, about: those of the past are taken to be as
+// large as the living, or of a quarter KiB if none lives.
+func (c counts) size() uint64 {
+	if c.docs == 0 {
+		return c.rows * 256
+	}
+	return c.rows * (c.bytes/c.docs + 1)
+}
+
 func (c *counts) append(dst []byte) []byte { return appendSmall(dst, c.docs, c.bytes, c.rows) }
 
 func (c *counts) decode(b []byte) error {

@@ -156,7 +156,7 @@ func TestSurveyFaults(t *testing.T) {
 				return map[bool]placement.PartitionID{true: 1, false: 2}[id == "ada" || id == "eve"], true
 			}
 			b := r.engine.NewBatch(0)
-			if err := errors.Join(tc.plant(b), b.Commit(false), b.Close()); err != nil {
+			if err := errors.Join(tc.plant(b), b.Commit(0), b.Close()); err != nil {
 				t.Fatal(err)
 			}
 			f := r.look(7, 0)
@@ -182,7 +182,7 @@ func TestSurveyFindsTheRow(t *testing.T) {
 	key := mvcc.AppendTime(mvcc.AppendDocument(nil, testGroup, 2, 5, "bob"), 103)
 	b := bad.engine.NewBatch(0)
 	err := b.Set(key, mvcc.AppendRow(nil, &mvcc.Row{Version: 2, Created: 101, Body: body(t, `{"n":4}`)}))
-	if err = errors.Join(err, b.Commit(false), b.Close()); err != nil {
+	if err = errors.Join(err, b.Commit(0), b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	x, y := good.look(7, 0), bad.look(7, 0)

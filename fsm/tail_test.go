@@ -279,7 +279,7 @@ func TestTailWithoutARow(t *testing.T) {
 		r.mustApply(mustEntry(t, n, Command{Ceiling: &Ceiling{To: hlc.Timestamp(n)}}))
 	}
 	b := r.engine.NewBatch(0)
-	if err := errors.Join(b.Delete(mvcc.AppendTailKey(nil, testGroup, 3)), b.Commit(false), b.Close()); err != nil {
+	if err := errors.Join(b.Delete(mvcc.AppendTailKey(nil, testGroup, 3)), b.Commit(0), b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(Options{Group: testGroup, Engine: r.engine, TailEntries: testTail})

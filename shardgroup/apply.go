@@ -175,18 +175,19 @@ func (f *flushed) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return errors.New("shardgroup: sink is of another store")
 	}
-	flush := f.g.machine.Flush
-	if mutant.On(mutant.MarkerUnflushed) {
-		flush = func() (uint64, error) { return f.applied, nil }
+	flush := f.g.host.state.Flush
+	if shared := f.g.shared.Swap(nil); shared != nil {
+		shared.arrive()
+		<-shared.taken
+		flush = shared.flush
 	}
-	on, err := flush()
-	if err != nil {
+	if mutant.On(mutant.MarkerUnflushed) {
+		flush = func() error { return nil }
+	}
+	if err := flush(); err != nil {
 		err = fmt.Errorf("shardgroup: flush the state of %s: %w", f.g.id, err)
 		f.g.host.fatal(err)
 		return err
-	}
-	if on < f.applied {
-		return fmt.Errorf("shardgroup: state of %s was flushed up to %d, %d is needed", f.g.id, on, f.applied)
 	}
 	s.local, s.mark.applied = true, f.applied
 	return nil

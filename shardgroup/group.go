@@ -29,7 +29,8 @@ type Group struct {
 	promise promises
 	keeper  keeper
 	locks   lockBook
-	burst   atomic.Pointer[burst] // of the newest entry proposed; nil: it is alone
+	burst   atomic.Pointer[burst]       // of the newest entry proposed; nil: it is alone
+	shared  atomic.Pointer[sharedFlush] // of the snapshot that is to be taken; nil: it flushes alone
 
 	recovery recoveryCounts
 

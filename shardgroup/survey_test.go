@@ -144,7 +144,7 @@ func TestMarkShowsDifference(t *testing.T) {
 	b := g.Machine().Engine().NewBatch(0)
 	key := mvcc.AppendTime(mvcc.AppendDocument(nil, 1, 0, 1, "zzz"), 1)
 	err := b.Set(key, mvcc.AppendRow(nil, &mvcc.Row{Version: 1, Created: 1, Body: raw(t, map[string]any{})}))
-	if err = errors.Join(err, b.Commit(false), b.Close()); err != nil {
+	if err = errors.Join(err, b.Commit(0), b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	id, index := c.mark(1, fsm.Mark{State: true, To: 1})

@@ -2,6 +2,8 @@ package shardgroup
 
 import (
 	"math"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,12 +44,16 @@ func (h *Host) trimOnce() {
 	if !due && !crowded {
 		return
 	}
+	var ripe []*Group
 	for _, g := range groups {
 		// One flush serves all groups, so those that are half way join in; and
 		// what will be in the way must be flushed before it can go.
 		if g.snapshotDue(2) || crowded && g.pins(room/2) {
-			g.takeSnapshot()
+			ripe = append(ripe, g)
 		}
+	}
+	h.takeSnapshots(ripe)
+	for _, g := range groups {
 		// In small steps: segments that become free one by one are used again,
 		// many at once are deleted, and made anew.
 		g.truncate(room-room/16, used > 2*room)
@@ -89,11 +95,39 @@ func (g *Group) maySnapshot() bool {
 	return g.apply.sinceSnapshot() > 0 && g.halted.Load() == nil && !g.host.dead.Load()
 }
 
-// takeSnapshot has raft write a marker.
-func (g *Group) takeSnapshot() {
-	if err := g.raft.Snapshot().Error(); err != nil && g.check() == nil {
-		g.log.Warn("snapshot was not taken", "error", err)
+// sharedFlush is one flush for the snapshots of several groups.
+type sharedFlush struct {
+	missing atomic.Int32  // groups whose state is still to be taken
+	taken   chan struct{} // closed when none is missing
+	flush   func() error  // flushes once, for all
+}
+
+// arrive says that a group's state was taken, or will not be.
+func (f *sharedFlush) arrive() {
+	if f.missing.Add(-1) == 0 {
+		close(f.taken)
 	}
+}
+
+// takeSnapshots has raft write markers. The groups' states are taken first, so
+// that one flush has them all.
+func (h *Host) takeSnapshots(groups []*Group) {
+	f := &sharedFlush{taken: make(chan struct{}), flush: sync.OnceValue(h.state.Flush)}
+	f.missing.Store(int32(len(groups)))
+	var wg sync.WaitGroup
+	for _, g := range groups {
+		g.shared.Store(f)
+		wg.Go(func() {
+			err := g.raft.Snapshot().Error()
+			if g.shared.CompareAndSwap(f, nil) { // it did not come to Persist
+				f.arrive()
+			}
+			if err != nil && g.check() == nil {
+				g.log.Warn("snapshot was not taken", "error", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // keepAll has raft leave the log alone after a snapshot: it counts entries, and

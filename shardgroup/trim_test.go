@@ -1,6 +1,7 @@
 package shardgroup
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -110,4 +111,52 @@ func TestLogHeldForSnapshot(t *testing.T) {
 	}
 	// What is cut off is freed behind the cut.
 	c.wait("the log to take no more than twice its bound", func() bool { h.trimOnce(); return h.logs.Used() <= 2*room })
+}
+
+// Groups whose markers are due are flushed together, whatever is written
+// meanwhile, and one whose state cannot be taken holds up nobody.
+func TestOneFlushForAll(t *testing.T) {
+	const groups = 6
+	c := seeded(t, 1, groups, nil)
+	h := c.node("n1").host
+	flushes := func() int64 {
+		m, err := h.state.Metrics()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Flushes
+	}
+	small := raw(t, map[string]any{"v": 1})
+	var all []*Group
+	for id := placement.GroupID(1); id <= groups; id++ {
+		c.must(id, write(wire.OpPut, "a", small))
+		all = append(all, c.leader(id))
+	}
+	all[0].halted.Store(&HaltError{Err: errors.New("broken for the test")})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				c.must(placement.GroupID(2+n%(groups-1)), write(wire.OpPut, "b", small))
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	for range 5 {
+		before, marked := flushes(), all[1].snaps.marker().index
+		c.wait("writes to go on", func() bool { return all[1].machine.Applied() > marked })
+		h.takeSnapshots(all)
+		if n := flushes() - before; n != 1 {
+			t.Errorf("%d flushes for %d groups", n, groups)
+		}
+		for _, g := range all[1:] {
+			if g.snaps.marker().index == 0 {
+				t.Errorf("%s has no marker", g.id)
+			}
+		}
+	}
 }

@@ -50,9 +50,9 @@ func (b *Batch) DeleteRange(start, end []byte) error { return b.b.DeleteRange(st
 // Len is the batch's size in bytes.
 func (b *Batch) Len() int { return b.b.Len() }
 
-// Commit applies the batch. With reclaim the engine is asked to start on
-// freeing the space of removed ranges right away.
-func (b *Batch) Commit(reclaim bool) error {
+// Commit applies the batch. Freed is how much, about, was removed in ranges: once
+// it has come to reclaimBytes the engine starts on giving the space back.
+func (b *Batch) Commit(freed uint64) error {
 	if err := b.e.acquire(); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (b *Batch) Commit(reclaim bool) error {
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	if reclaim {
+	if freed > 0 && b.e.freed.Add(freed) >= reclaimBytes {
 		return b.e.flushSoon()
 	}
 	return nil

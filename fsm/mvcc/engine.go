@@ -33,6 +33,11 @@ const engineFormat = pebble.FormatValueSeparation
 // in 30 value files were as fast as in 10.
 const maxReferenceDepth = 256
 
+// reclaimBytes is how much is removed in ranges before a flush is asked for so
+// that the space comes back soon. Less waits for the next flush: each makes a
+// table and a value file, however small.
+const reclaimBytes = 4 << 20
+
 // EngineOptions configure the state engine. The zero value works.
 type EngineOptions struct {
 	// FS holds the files. Nil means the operating system's.
@@ -110,6 +115,9 @@ type Engine struct {
 	flushMu  sync.Mutex
 	flushes  atomic.Uint64
 	flushErr error // of the last flush; guarded by flushMu
+
+	// freed is what was removed in ranges since the last flush for it.
+	freed atomic.Uint64
 }
 
 // OpenEngine opens or creates the engine in dir.
@@ -275,6 +283,7 @@ func (e *Engine) Flush() error {
 
 // flushSoon starts a flush and does not wait for it.
 func (e *Engine) flushSoon() error {
+	e.freed.Store(0)
 	_, err := e.db.AsyncFlush()
 	return err
 }
@@ -286,12 +295,14 @@ type EngineMetrics struct {
 	CacheBytes         int64
 	CacheHits          int64
 	CacheMisses        int64
+	Flushes            int64
 	FlushedBytes       uint64 // written by flushes
 	CompactedBytes     uint64 // written by compactions
 	CompactionDebt     uint64
 	CompactionsRunning int64
 	ReadAmplification  int
 	Tables             int64
+	ValueFiles         uint64 // what tables keep bodies in, see InlineValues
 }
 
 // Metrics are the engine's counters.
@@ -310,12 +321,14 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		CacheBytes:         m.BlockCache.Size,
 		CacheHits:          m.BlockCache.Hits,
 		CacheMisses:        m.BlockCache.Misses,
+		Flushes:            m.Flush.Count,
 		FlushedBytes:       m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed,
 		CompactedBytes:     total.TableBytesCompacted + total.BlobBytesCompacted,
 		CompactionDebt:     m.Compact.EstimatedDebt,
 		CompactionsRunning: m.Compact.NumInProgress,
 		ReadAmplification:  m.ReadAmp(),
 		Tables:             total.TablesCount,
+		ValueFiles:         m.BlobFiles.LiveCount,
 	}, nil
 }
 

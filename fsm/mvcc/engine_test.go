@@ -125,3 +125,44 @@ func TestDiskBytes(t *testing.T) {
 		}
 	}
 }
+
+// Ranges that are removed are flushed for the sake of their space once there is
+// some: many small ones do not make as many files.
+func TestReclaim(t *testing.T) {
+	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove := func(bytes uint64) {
+		b := e.NewBatch(100)
+		start, end := GroupSpan(1)
+		if err := errors.Join(b.DeleteRange(start, end), b.Commit(bytes), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, e, 1, 10, 1, 1000, 1)
+	for range 1000 {
+		remove(reclaimBytes / 1000)
+	}
+	if m, err := e.Metrics(); err != nil || m.Flushes != 0 {
+		t.Errorf("%d flushes for a little (%v)", m.Flushes, err)
+	}
+	for n := int64(1); n <= 2; n++ {
+		remove(reclaimBytes)
+		for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+			m, err := e.Metrics()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Flushes == n {
+				break
+			}
+			if time.Since(begun) > 20*time.Second {
+				t.Fatalf("%d flushes, want %d", m.Flushes, n)
+			}
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -54,7 +54,7 @@ func fill(t testing.TB, e *Engine, g placement.GroupID, docs, versions, size int
 			key := AppendTime(AppendDocument(nil, g, placement.PartitionID(d%7), 1, fmt.Sprintf("doc%05d", d)), hlc.Timestamp(100+v))
 			b.SetDocument(key, &Row{Version: uint64(v + 1), Created: 100, Body: body})
 		}
-		if err := errors.Join(b.Commit(false), b.Close()); err != nil {
+		if err := errors.Join(b.Commit(0), b.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if v%3 == 1 {
@@ -313,7 +313,7 @@ func TestStreamFormat(t *testing.T) {
 	if err := b.Set(AppendHeader(nil, 3, KindTail), []byte{1, 2, 3}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(b.Commit(false), b.Close()); err != nil {
+	if err := errors.Join(b.Commit(0), b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	got := stream(t, e, 3, 77)
@@ -559,7 +559,7 @@ func TestSharedFlush(t *testing.T) {
 			g := placement.GroupID(i + 1)
 			for n := range 20 {
 				b := e.NewBatch(10)
-				err := errors.Join(b.Set(AppendTailKey(nil, g, 0), []byte{byte(n)}), b.Commit(false), b.Close(), e.Flush())
+				err := errors.Join(b.Set(AppendTailKey(nil, g, 0), []byte{byte(n)}), b.Commit(0), b.Close(), e.Flush())
 				r, err2 := e.DurableReader(g)
 				if err2 != nil {
 					errs <- err2
@@ -601,7 +601,7 @@ func TestClosed(t *testing.T) {
 	_, err = e.NewReader(1, false)
 	_, err2 := e.Metrics()
 	_, err3 := e.NewExport(1)
-	for i, err := range []error{err, err2, err3, b.Commit(false), e.Flush(), e.Check(), e.RemoveGroup(1)} {
+	for i, err := range []error{err, err2, err3, b.Commit(0), e.Flush(), e.Check(), e.RemoveGroup(1)} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%d: %v", i, err)
 		}

@@ -94,7 +94,7 @@ func TestCheck(t *testing.T) {
 	}
 	b := engine.NewBatch(0)
 	err = b.Set(mvcc.AppendTime(key, before.UpdatedAt), mvcc.AppendRow(nil, &mvcc.Row{Version: 1, Created: before.CreatedAt, Body: changed}))
-	if err = errors.Join(err, b.Commit(false), b.Close(), engine.Close()); err != nil {
+	if err = errors.Join(err, b.Commit(0), b.Close(), engine.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Heal(ctx); err != nil {

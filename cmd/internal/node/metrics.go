@@ -114,7 +114,7 @@ type collector struct {
 	n *Node
 
 	leads, term, commit, applied, last, flushed, queue, queueBytes, documents, bytes, partitions, rows gauge
-	engineBytes, engineCount                                                                           gauge
+	engineBytes, engineFiles, engineCount                                                              gauge
 	conns, inFlight, dropped                                                                           gauge
 	diskFree, diskFull, ready, uptime, epoch                                                           gauge
 
@@ -141,6 +141,7 @@ func newCollector(n *Node) *collector {
 		partitions:  newGauge(g, "idb_group_partitions", "Partitions that the group owns.", "group"),
 		rows:        newGauge(g, "idb_group_versions", "Versions of all documents, tombstones included.", "group"),
 		engineBytes: newGauge(g, "idb_engine_bytes", "Bytes of a storage engine, by use.", "engine", "use"),
+		engineFiles: newGauge(g, "idb_engine_files", "Files of a storage engine, by kind.", "engine", "kind"),
 		engineCount: newGauge(c, "idb_engine_total", "What a storage engine did since the node started.", "engine", "what"),
 		conns:       newGauge(g, "idb_connections", "Open connections.", "port"),
 		inFlight:    newGauge(g, "idb_requests_in_flight", "Requests being served.", "port"),
@@ -262,6 +263,9 @@ func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.En
 	c.engineBytes.send(ch, float64(m.MemTableBytes), engine, "memtable")
 	c.engineBytes.send(ch, float64(m.CacheBytes), engine, "cache")
 	c.engineBytes.send(ch, float64(m.CompactionDebt), engine, "compaction_debt")
+	c.engineFiles.send(ch, float64(m.Tables), engine, "tables")
+	c.engineFiles.send(ch, float64(m.ValueFiles), engine, "values")
+	c.engineCount.send(ch, float64(m.Flushes), engine, "flushes")
 	c.engineCount.send(ch, float64(m.FlushedBytes), engine, "flushed_bytes")
 	c.engineCount.send(ch, float64(m.CompactedBytes), engine, "compacted_bytes")
 	c.engineCount.send(ch, float64(m.CacheHits), engine, "cache_hits")

@@ -152,7 +152,7 @@ func (s *shardMachine) Crash(spare bool) error {
 		for _, r := range s.durable {
 			err = errors.Join(err, b.Set(r.key, r.value))
 		}
-		if err = errors.Join(err, b.Commit(false), b.Close()); err != nil {
+		if err = errors.Join(err, b.Commit(0), b.Close()); err != nil {
 			return err
 		}
 	}
