@@ -178,8 +178,7 @@ func (f *flushed) Persist(sink raft.SnapshotSink) error {
 	flush := f.g.host.state.Flush
 	if shared := f.g.shared.Swap(nil); shared != nil {
 		shared.arrive()
-		<-shared.taken
-		flush = shared.flush
+		flush = func() error { <-shared.done; return shared.err }
 	}
 	if mutant.On(mutant.MarkerUnflushed) {
 		flush = func() error { return nil }

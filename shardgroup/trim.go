@@ -99,7 +99,8 @@ func (g *Group) maySnapshot() bool {
 type sharedFlush struct {
 	missing atomic.Int32  // groups whose state is still to be taken
 	taken   chan struct{} // closed when none is missing
-	flush   func() error  // flushes once, for all
+	done    chan struct{} // closed when it is flushed, and err is set
+	err     error
 }
 
 // arrive says that a group's state was taken, or will not be.
@@ -112,7 +113,10 @@ func (f *sharedFlush) arrive() {
 // takeSnapshots has raft write markers. The groups' states are taken first, so
 // that one flush has them all.
 func (h *Host) takeSnapshots(groups []*Group) {
-	f := &sharedFlush{taken: make(chan struct{}), flush: sync.OnceValue(h.state.Flush)}
+	if len(groups) == 0 {
+		return
+	}
+	f := &sharedFlush{taken: make(chan struct{}), done: make(chan struct{})}
 	f.missing.Store(int32(len(groups)))
 	var wg sync.WaitGroup
 	for _, g := range groups {
@@ -127,6 +131,9 @@ func (h *Host) takeSnapshots(groups []*Group) {
 			}
 		})
 	}
+	<-f.taken
+	f.err = h.state.Flush()
+	close(f.done)
 	wg.Wait()
 }
 
