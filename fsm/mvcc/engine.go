@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,8 @@ type Engine struct {
 	fatal sync.Once
 	// broken is closed by the first fatal error.
 	broken chan struct{}
+	// opened is set when the engine is: an error before that is the opening's.
+	opened atomic.Bool
 	// gone is closed by Abandon: who waits for the end of the process after a
 	// fatal error waits no more.
 	gone chan struct{}
@@ -127,12 +130,33 @@ func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
 		return nil, fmt.Errorf("state engine: %w", err)
 	}
 	e.po = e.pebbleOptions()
-	db, err := pebble.Open(dir, e.po)
+	err := e.removeLogs()
+	if err == nil {
+		e.db, err = pebble.Open(dir, e.po)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state engine in %s: %w", dir, err)
 	}
-	e.db = db
+	e.opened.Store(true)
 	return e, nil
+}
+
+// removeLogs removes the write-ahead logs, in which nothing is ever written. For
+// each that it finds Pebble flushes an empty memory table in the background and
+// waits for that, on a full disk for ever.
+func (e *Engine) removeLogs() error {
+	names, err := e.opts.FS.List(e.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n, ".log") {
+			if err := e.opts.FS.Remove(e.opts.FS.PathJoin(e.dir, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (e *Engine) pebbleOptions() *pebble.Options {
@@ -356,7 +380,8 @@ func (e *Engine) replace(g placement.GroupID, paths []string) error {
 func (e *Engine) RemoveGroup(g placement.GroupID) error { return e.replace(g, nil) }
 
 // engineLogger passes the engine's words on. Its Fatalf must not return; the
-// process is about to end, so the goroutine waits for that.
+// process is about to end, so the goroutine waits for that. While the engine is
+// opened it may: the error comes out of the opening then.
 type engineLogger struct{ e *Engine }
 
 func (l engineLogger) Infof(format string, args ...any) {
@@ -371,7 +396,9 @@ func (l engineLogger) Errorf(format string, args ...any) {
 
 func (l engineLogger) Fatalf(format string, args ...any) {
 	l.e.die(fmt.Errorf(format, args...))
-	<-l.e.gone
+	if l.e.opened.Load() {
+		<-l.e.gone
+	}
 }
 
 // isNotExist says that a file is missing.

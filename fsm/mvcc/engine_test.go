@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -164,5 +165,55 @@ func TestReclaim(t *testing.T) {
 	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A disk that is full ends the opening with an error, at whatever step it is.
+func TestOpenOnFullDisk(t *testing.T) {
+	disk := pvfs.NewCrashableMem()
+	e, err := OpenEngine("state", EngineOptions{FS: disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, e, 1, 50, 4, 100, 1)
+	crashed := disk.CrashClone(pvfs.CrashCloneCfg{})
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, fresh := range []bool{true, false} {
+		for free, opened := int64(0), false; !opened; free++ {
+			fs := pvfs.NewCrashableMem()
+			if !fresh {
+				fs = crashed.CrashClone(pvfs.CrashCloneCfg{})
+			}
+			var writes atomic.Int64
+			full := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+				switch op.Kind {
+				case errorfs.OpCreate, errorfs.OpMkdirAll, errorfs.OpLink, errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFilePreallocate:
+					if writes.Add(1) > free {
+						return syscall.ENOSPC
+					}
+				}
+				return nil
+			}))
+			done := make(chan error, 1)
+			go func() {
+				e, err := OpenEngine("state", EngineOptions{FS: full, OnFatal: func(error) {}})
+				if err == nil {
+					opened = true
+					e.Abandon()
+					_ = e.Close() // it says that the disk is full
+				}
+				done <- err
+			}()
+			select {
+			case err := <-done:
+				if err != nil && !errors.Is(err, syscall.ENOSPC) {
+					t.Errorf("with room for %d writes: %v", free, err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatalf("with room for %d writes the opening does not end", free)
+			}
+		}
 	}
 }
