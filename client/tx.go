@@ -88,6 +88,10 @@ type txColl struct {
 	writes map[string]*pendingDoc
 	wrote  []*pendingDoc // in order
 	locked []string
+	// held are documents that were read when they were locked, before the
+	// transaction had a timestamp, and until when they are known not to have
+	// changed: a lock may be lost. See agreeLocked.
+	held   map[string]Timestamp
 	target *target // of the commit, the same in all its attempts
 }
 
@@ -346,14 +350,13 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 	if err := tx.cutLocked(ctx); err != nil {
 		return err
 	}
-	docs, err := tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.timeLocked()))
-	for err != nil {
-		if !tx.laterLocked(err) {
-			return tx.aheadLocked("get", k.name, err)
-		}
-		docs, err = tx.db.Collection(k.name).GetMany(ctx, ids, AtTimestamp(tx.at))
+	docs, err := tx.readAtLocked(ctx, k, ids)
+	if err == nil {
+		err = tx.settleLocked(ctx)
 	}
-	tx.began = true
+	if err != nil {
+		return err
+	}
 	for i, id := range ids {
 		if e := tx.growLocked("get", k.name, id, len(id)+16); e != nil {
 			return e

@@ -272,7 +272,7 @@ func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Durat
 		return ofFailure(err, "get for update", c.name, id)
 	}
 	var d *Document
-	if r := &x.reply.Results[0]; r.Error == nil {
+	if r := &x.reply.Result; r.Error == nil {
 		d = documentOf(&r.Doc)
 	}
 	was, read := k.reads[id]
@@ -286,6 +286,13 @@ func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Durat
 		}
 		k.reads[id] = d
 		k.ids = append(k.ids, id)
+		if err := tx.holdLocked(ctx, k, id, Timestamp(x.reply.AsOf)); err != nil {
+			// It is locked, and not read.
+			delete(k.reads, id)
+			delete(k.held, id)
+			k.ids = k.ids[:len(k.ids)-1]
+			return err
+		}
 	}
 	return nil
 }
@@ -294,7 +301,7 @@ func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Durat
 type lockExchange struct {
 	clock *route.Clock
 	req   wire.LockRequest
-	reply wire.GetReply
+	reply wire.LockReply
 }
 
 func (x *lockExchange) Place(v *route.View) (uint32, bool) {
@@ -311,10 +318,7 @@ func (x *lockExchange) Read(body []byte, _ bool) error {
 		return route.BadAnswer(err)
 	}
 	x.clock.Observe(x.reply.Now)
-	if len(x.reply.Results) != 1 {
-		return route.BadAnswer(errCount)
-	}
-	if e := x.reply.Results[0].Error; e != nil && e.Code != wire.CodeNotFound {
+	if e := x.reply.Result.Error; e != nil && e.Code != wire.CodeNotFound {
 		return e
 	}
 	return nil
@@ -442,7 +446,11 @@ func (c *TxCollection) Scan(ctx context.Context, opts ...ReadOption) iter.Seq2[*
 				own = append(own, p)
 			}
 		}
-		if err := tx.cutLocked(ctx); err != nil {
+		err := tx.cutLocked(ctx)
+		if err == nil {
+			err = tx.settleLocked(ctx)
+		}
+		if err != nil {
 			tx.mu.Unlock()
 			yield(nil, err)
 			return

@@ -636,7 +636,7 @@ func verifyHere(ctx context.Context, g Group, q *txnRead) (*txn.Conflict, error)
 }
 
 // lock serves KindLock.
-func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.GetReply, *wire.Error) {
+func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.LockReply, *wire.Error) {
 	start := time.Now()
 	if e := checkID(req.Collection, req.Document); e != nil {
 		return nil, e
@@ -647,7 +647,7 @@ func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.GetRepl
 	}
 	ttl = min(ttl, maxTxnTimeout)
 	s := subject{req.Collection, req.Document}
-	reply := &wire.GetReply{Results: make([]wire.GetResult, 1)}
+	reply := new(wire.LockReply)
 	var p patience
 	for {
 		v, c, e := r.collection(ctx, req.Collection)
@@ -660,7 +660,10 @@ func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.GetRepl
 				if err := g.Lock(ctx, txn.ID(req.ID), hlc.Timestamp(req.Born), key, ttl, req.First); err != nil {
 					return err
 				}
-				if err := g.ReadIndex(ctx); err != nil {
+				// Whether this node still leads is not asked: if it does not, the
+				// lock is lost, and the commit finds what has changed.
+				asOf := r.opts.Clock.Now()
+				if err := g.ReadAt(ctx, asOf); err != nil {
 					return err
 				}
 				if err := g.ClearReads(ctx, []fsm.ReadKey{key}, 0); err != nil {
@@ -669,10 +672,11 @@ func (r *Router) lock(ctx context.Context, req *wire.LockRequest) (*wire.GetRepl
 				d, err := g.Machine().Get(key, fsm.At{}, false)
 				var none *fsm.Error
 				if errors.As(err, &none) && none.Code == wire.CodeNotFound {
-					reply.Results[0] = wire.GetResult{Error: r.wireReadError(err, s)}
-					return nil
+					reply.Result, err = wire.GetResult{Error: r.wireReadError(err, s)}, nil
+				} else {
+					reply.Result = wire.GetResult{Doc: d}
 				}
-				reply.Results[0] = wire.GetResult{Doc: d}
+				reply.AsOf = max(uint64(asOf), d.UpdatedAt)
 				return err
 			},
 			func(ctx context.Context, node placement.NodeID) error {

@@ -24,7 +24,7 @@ func everyMessage() []Message {
 		new(NodeInfo), new(ClusterInitRequest), new(ClusterInitReply), new(NodeStatus), new(GroupStatus),
 		new(ClusterStatus), new(NodeAnswer),
 		new(CheckRequest), new(CheckReply), new(CheckReplica), new(CheckFinding),
-		new(CommitRequest), new(TxnCollection), new(TxnRead), new(TxnRange), new(CommitReply), new(LockRequest),
+		new(CommitRequest), new(TxnCollection), new(TxnRead), new(TxnRange), new(CommitReply), new(LockRequest), new(LockReply),
 		new(UnlockRequest), new(EvaluateRequest), new(EvaluateReply),
 		new(TxnListRequest), new(TxnList), new(TxnInfo), new(TxnPart), new(TxnDocument), new(TxnWait), new(TxnMissing), new(TxnAbortRequest), new(TxnAbortReply),
 	}

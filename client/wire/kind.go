@@ -26,7 +26,7 @@ const (
 	KindCancel           Kind = 15 // empty; stops the request of the same request ID; no answer
 	KindCheck            Kind = 16 // CheckRequest → CheckReply: compares a group's replicas
 	KindCommit           Kind = 17 // CommitRequest → CommitReply: a transaction
-	KindLock             Kind = 18 // LockRequest → GetReply: locks a document for a transaction, and reads it
+	KindLock             Kind = 18 // LockRequest → LockReply: locks a document for a transaction, and reads it
 	KindUnlock           Kind = 19 // UnlockRequest → empty
 	KindEvaluate         Kind = 20 // EvaluateRequest → EvaluateReply: what operations make of a document
 	KindTxnList          Kind = 21 // TxnListRequest → TxnList: transactions that hold something, or one

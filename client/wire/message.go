@@ -269,8 +269,7 @@ type CommitReply struct {
 }
 
 // LockRequest locks a document for a transaction that will be committed under
-// ID, until then, or until TTLMillis have passed. The answer is the newest
-// version, as a get's.
+// ID, until then, or until TTLMillis have passed.
 type LockRequest struct {
 	ID         RequestID
 	Born       uint64
@@ -281,6 +280,16 @@ type LockRequest struct {
 	// First: the transaction has locked nothing yet, so that it may wait also
 	// for an older one.
 	First bool
+}
+
+// LockReply has the newest version of the document that was locked, and until
+// when it is known to be that: the leader writes nothing at or below AsOf any
+// more. The lock may be lost later, with its leader or when its time is up.
+type LockReply struct {
+	Result GetResult
+	AsOf   uint64
+	Now    uint64
+	Cost   Cost
 }
 
 // UnlockRequest lets go of what a transaction has locked.

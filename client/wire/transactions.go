@@ -183,6 +183,28 @@ func (m *LockRequest) decode(r *reader) {
 }
 
 // AppendTo appends the encoding.
+func (m *LockReply) AppendTo(dst []byte) []byte {
+	dst = appendArray(dst, 4)
+	dst = m.Result.AppendTo(dst)
+	dst = msgp.AppendUint64(dst, m.AsOf)
+	dst = msgp.AppendUint64(dst, m.Now)
+	return m.Cost.AppendTo(dst)
+}
+
+func (m *LockReply) decodeFrom(body []byte) error { return decodeBody(body, m.decode) }
+
+func (m *LockReply) decode(r *reader) {
+	*m = LockReply{}
+	if outer, ok := r.open(); ok {
+		m.Result.decode(r)
+		m.AsOf = r.uint64()
+		m.Now = r.uint64()
+		m.Cost.decode(r)
+		r.close(outer)
+	}
+}
+
+// AppendTo appends the encoding.
 func (m *UnlockRequest) AppendTo(dst []byte) []byte {
 	dst = appendArray(dst, 3)
 	dst = m.ID.AppendTo(dst)

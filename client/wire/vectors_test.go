@@ -169,6 +169,7 @@ var messageTable = []struct {
 	}}},
 	{"commit reply", "", &CommitReply{Time: 114967706271645697, Duplicate: true, Now: 114967706271645699, Cost: aCost}},
 	{"lock", "the first of its transaction", &LockRequest{ID: RequestID{1, random16}, Born: 5, TTLMillis: 1000, Collection: "cities", Document: "DE/1", Direct: true, First: true}},
+	{"lock reply", "", &LockReply{Result: GetResult{Doc: Document{ID: "DE/1", Version: 2, UpdatedAt: 114967706271645697, Body: berlin()}}, AsOf: 114967706271645699, Now: 114967706271645700, Cost: aCost}},
 	{"unlock", "", &UnlockRequest{ID: RequestID{1, random16}, Collections: []TxnCollection{{Name: "cities", Reads: []TxnRead{{ID: "DE/1"}}}}}},
 	{"evaluate", "what an update makes of a document", &EvaluateRequest{Collection: "cities", Document: Document{ID: "DE/1", Version: 2, Body: berlin()}, Items: []WriteItem{{Op: OpUpdate, ID: "DE/1", Body: grow()}}}},
 	{"evaluate reply", "", &EvaluateReply{Body: berlin(), Now: 3}},

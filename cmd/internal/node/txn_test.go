@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/impossibledb/idb/client"
+	"github.com/impossibledb/idb/placement"
 )
 
 type account struct {
@@ -463,5 +465,136 @@ func TestTransactLocks(t *testing.T) {
 		t.Errorf("%d transactions took %d runs", workers*each, n)
 	} else {
 		t.Logf("%d transactions in %d runs", workers*each, n)
+	}
+}
+
+// loseLocks moves every shard group to another leader, which knows nothing of
+// locks that were taken up front.
+func loseLocks(t *testing.T, ctx context.Context, d *Dev) {
+	t.Helper()
+	for _, s := range d.Nodes()[0].groupStatus() {
+		for moved := s.ID == 0; !moved; { // one that has no leader is looked at again
+			for i, n := range d.Nodes() {
+				g, ok := n.host.Group(placement.GroupID(s.ID))
+				if ok && g.Status().State == "leader" && g.TransferLeadership(ctx, d.Nodes()[(i+1)%len(d.Nodes())].self) == nil {
+					moved = true
+					break
+				}
+			}
+			if ctx.Err() != nil {
+				t.Fatal(ctx.Err())
+			}
+			runtime.Gosched()
+		}
+	}
+}
+
+// A transaction whose locks are lost sees one instant, or a conflict: never what
+// was before and what was after another.
+func TestLostLockShowsOneInstant(t *testing.T) {
+	d := startDev(t, t.TempDir(), 3)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	write := func(ids ...string) {
+		t.Helper()
+		err := db.Transact(ctx, func(tx *client.Tx) error {
+			var errs []error
+			for _, id := range ids {
+				errs = append(errs, tx.Collection("things").Upsert(id, client.Inc("n", 1)))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := []string{"a", "b", "c", "d", "e"} // of several groups
+	write(ids...)
+	lock := func(id string) func(*client.TxCollection) error {
+		return func(c *client.TxCollection) error { _, err := c.GetForUpdate(ctx, id); return err }
+	}
+	for name, then := range map[string]func(c *client.TxCollection) error{
+		"locks another": lock("b"),
+		"reads":         func(c *client.TxCollection) error { _, err := c.Get(ctx, "b"); return err },
+		"reads many":    func(c *client.TxCollection) error { _, err := c.GetMany(ctx, ids); return err },
+		"scans": func(c *client.TxCollection) error {
+			for _, err := range c.Scan(ctx) {
+				return err
+			}
+			return nil
+		},
+	} {
+		for _, locked := range []string{"a", "none " + name} { // one that is there, one that is not
+			tx := db.Begin()
+			c := tx.Collection("things")
+			if _, err := c.GetForUpdate(ctx, locked); err != nil && !errors.Is(err, client.ErrNotFound) {
+				t.Fatal(err)
+			}
+			loseLocks(t, ctx, d)
+			write(append(ids, locked)...)
+			if err := then(c); !errors.Is(err, client.ErrTxConflict) {
+				t.Errorf("%s, having locked %q, which has changed since: %v", name, locked, err)
+			}
+			tx.Rollback(ctx)
+		}
+	}
+	// What is locked after a scan must have been there, or not, then too.
+	tx := db.Begin()
+	for _, err := range tx.Collection("things").Scan(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := db.Collection("things").Delete(ctx, "e"); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock("e")(tx.Collection("things")); !errors.Is(err, client.ErrTxConflict) {
+		t.Errorf("locks what was deleted after a scan: %v", err)
+	}
+	tx.Rollback(ctx)
+}
+
+// Locks that are kept cost nothing: others may write what is locked afterwards.
+func TestLocksTakeWhatIsNewest(t *testing.T) {
+	d := startDev(t, t.TempDir(), 1)
+	defer stopDev(t, d)
+	db := dial(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	c := db.Collection("things")
+	for _, id := range []string{"a", "b", "c"} {
+		if _, err := c.Put(ctx, id, map[string]any{"n": 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx := db.Begin()
+	k := tx.Collection("things")
+	for i, id := range []string{"none", "a", "b", "c"} {
+		if i > 0 {
+			if _, err := c.Update(ctx, id, client.Inc("n", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		doc, err := k.GetForUpdate(ctx, id)
+		if i == 0 && errors.Is(err, client.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v struct {
+			N int `json:"n"`
+		}
+		if err := doc.Decode(&v); err != nil || v.N != i {
+			t.Errorf("%s has n %d, want %d (%v)", id, v.N, i, err)
+		}
+		if err := k.Update(id, client.Inc("n", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tx.Commit(ctx); err != nil {
+		t.Error(err)
 	}
 }

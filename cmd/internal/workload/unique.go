@@ -419,11 +419,11 @@ func (a *attemptUnique) read(ctx context.Context, ids ...string) ([]person, erro
 
 // found notes what was read.
 func (a *attemptUnique) found(ids []string, docs []*client.Document) ([]person, error) {
-	// What was locked up front only is of no timestamp: each document was the
-	// newest when it was locked, and a lock may be lost with its leader.
+	what := "locked in a transaction" // and of no timestamp yet
 	if at := a.tx.Timestamp(); at != 0 {
-		a.w.twice(fmt.Sprintf("read in a transaction at %d", at), docs)
+		what = fmt.Sprintf("read in a transaction at %d", at)
 	}
+	a.w.twice(what, docs)
 	people := make([]person, len(ids))
 	for i, id := range ids {
 		if _, err := a.saw(id, docs[i]); err != nil {
