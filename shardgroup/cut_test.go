@@ -140,3 +140,21 @@ func TestHoldEndsWithLeadership(t *testing.T) {
 		t.Fatal(o.Err)
 	}
 }
+
+// Clocks stay near the wall's, however often the leader changes: each begins
+// above what the one before has promised.
+func TestNewLeadersStayNearTheWall(t *testing.T) {
+	c := seeded(t, 3, 1, nil)
+	nodes := []placement.NodeID{"n1", "n2", "n3"}
+	for i := range 12 {
+		g := c.leadBy(1, nodes[i%len(nodes)])
+		c.wait("a read at a time", func() bool {
+			clock := g.host.cfg.Clock
+			return g.ReadAt(ctxFor(t, time.Second), clock.Now()) == nil
+		})
+		c.must(1, write(wire.OpPut, "a", raw(t, map[string]any{"n": i})))
+	}
+	if ahead := c.leader(1).host.cfg.Clock.Ahead(); ahead > 2*ceilingLead {
+		t.Errorf("after 12 leaders the clock is ahead by %v", ahead)
+	}
+}

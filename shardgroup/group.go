@@ -316,8 +316,13 @@ func (g *Group) ReadAt(ctx context.Context, ts hlc.Timestamp) error {
 
 // ceilingLead is how far above the present a ceiling is set, so that one entry
 // serves the reads of some time. A new leader's timestamps begin above the
-// ceiling, so this is also how far they may run ahead of the wall clock.
-const ceilingLead = 2 * time.Second
+// ceiling. Many leaders one soon after the other would drive the clocks ahead of
+// the wall by so much each: where they are ahead already it is less, down to
+// leastLead.
+const (
+	ceilingLead = 2 * time.Second
+	leastLead   = 100 * time.Millisecond
+)
 
 // promises raises the ceiling for readers.
 type promises struct {
@@ -360,9 +365,13 @@ func (p *promises) raise(ctx context.Context, ts hlc.Timestamp) error {
 
 // used raises the ceiling in the background when a reader has come close to it.
 func (p *promises) used(ts hlc.Timestamp) {
-	if ts.Add(ceilingLead/2) > p.g.machine.Ceiling() && ts <= p.g.host.cfg.Clock.Now() {
+	if ts.Add(p.lead()/2) > p.g.machine.Ceiling() && ts <= p.g.host.cfg.Clock.Now() {
 		p.start(ts)
 	}
+}
+
+func (p *promises) lead() time.Duration {
+	return max(ceilingLead-p.g.host.cfg.Clock.Ahead(), leastLead)
 }
 
 // start proposes a higher ceiling unless one is on its way.
@@ -372,7 +381,7 @@ func (p *promises) start(ts hlc.Timestamp) *raise {
 	if p.raising != nil {
 		return p.raising
 	}
-	r := &raise{to: max(ts, p.g.host.cfg.Clock.Now()).Add(ceilingLead), done: make(chan struct{})}
+	r := &raise{to: max(ts, p.g.host.cfg.Clock.Now()).Add(p.lead()), done: make(chan struct{})}
 	p.raising = r
 	p.g.host.spawn(func() {
 		_, r.err = p.g.proposeOwn(p.g.host.ctx, fsm.Command{Ceiling: &fsm.Ceiling{To: r.to}})

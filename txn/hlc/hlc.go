@@ -82,6 +82,11 @@ func (c *Clock) Now() Timestamp {
 	}
 }
 
+// Ahead is how far what it has given out or observed is ahead of the wall clock.
+func (c *Clock) Ahead() time.Duration {
+	return max(0, Timestamp(c.last.Load()).Time().Sub(c.now()))
+}
+
 // Observe moves the clock to at least t.
 func (c *Clock) Observe(t Timestamp) {
 	for {

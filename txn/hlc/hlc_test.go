@@ -53,7 +53,13 @@ func TestClockConcurrent(t *testing.T) {
 func TestObserve(t *testing.T) {
 	c := NewClock(func() time.Time { return time.UnixMilli(1000) })
 	far := FromMillis(5000) + 7
+	if got := c.Ahead(); got != 0 {
+		t.Errorf("a new clock is ahead by %v", got)
+	}
 	c.Observe(far)
+	if got := c.Ahead(); got != 4*time.Second {
+		t.Errorf("after Observe(%v) at 1s: ahead by %v", far, got)
+	}
 	if got := c.Now(); got != far+1 {
 		t.Fatalf("after Observe(%v): %v", far, got)
 	}
