@@ -103,7 +103,10 @@ func nearest(name string, names iter.Seq[string]) string {
 		if d := len(candidate) - len(name); d > limit || -d > limit {
 			continue
 		}
-		d := distance(name, candidate)
+		d := 1 // however many letters differ in case alone
+		if name == candidate || lower(name) != lower(candidate) {
+			d = Edits(name, candidate)
+		}
 		if d < bestDistance || d == bestDistance && candidate < best {
 			best, bestDistance = candidate, d
 		}
@@ -114,13 +117,9 @@ func nearest(name string, names iter.Seq[string]) string {
 	return best
 }
 
-// distance is the restricted Damerau-Levenshtein distance, without regard to
-// the case of ASCII letters beyond a first difference: "Users" is at 1 from
-// "users" however many letters differ in case alone.
-func distance(a, b string) int {
-	if a != b && lower(a) == lower(b) {
-		return 1
-	}
+// Edits is how many edits make b of a: the restricted Damerau-Levenshtein
+// distance (optimal string alignment), in bytes.
+func Edits(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {
 		last[j] = j
