@@ -53,7 +53,13 @@ func openStore(fs vfs.FS, path string) (*store, error) {
 }
 
 // OpenStable is a shardgroup.StableStore over a file system.
-func OpenStable(fs vfs.FS, path string) (shardgroup.StableStore, error) { return openStore(fs, path) }
+func OpenStable(fs vfs.FS, path string) (shardgroup.StableStore, error) {
+	s, err := openStore(fs, path)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // replay applies the changes of one record.
 func (s *store) replay(change []byte) error {
