@@ -21,8 +21,8 @@ import (
 // holdLocked adds a document that was read when it was locked.
 func (tx *Tx) holdLocked(ctx context.Context, k *txColl, id string, asOf Timestamp) error {
 	d := k.reads[id]
-	if tx.at != 0 && d != nil {
-		return nil // it is not younger than at
+	if tx.at != 0 && d != nil && asOf >= tx.at {
+		return nil // it was that at the transaction's timestamp: it is not younger
 	}
 	if k.held == nil {
 		k.held = map[string]Timestamp{}
