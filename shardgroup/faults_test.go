@@ -752,3 +752,26 @@ func TestPreferredLeader(t *testing.T) {
 	l.keeper.hurry.Store(true)
 	c.wait("n2 to lead again", func() bool { return c.group("n2", 7).IsLeader() })
 }
+
+// Leadership that is offered again and again to a member that does not answer
+// does not keep the leader from being one later.
+func TestTransferToNobody(t *testing.T) {
+	c := seeded(t, 3, 1, nil)
+	body := raw(t, map[string]any{"v": 1})
+	g := c.leadBy(1, "n1")
+	c.must(1, write(wire.OpPut, "a", body))
+	c.isolate("n3", true)
+	for range 4 {
+		if err := g.TransferLeadership(ctxFor(t, 5*time.Second), "n3"); err == nil {
+			t.Fatal("n3 took over, which cannot be reached")
+		}
+	}
+	c.isolate("n1", true)
+	c.wait("n1 to notice that it is alone", func() bool { return !g.IsLeader() })
+	c.isolate("n3", false)
+	c.isolate("n1", false)
+	c.leadBy(1, "n1")
+	if _, err := g.Propose(ctxFor(t, 5*time.Second), write(wire.OpPut, "b", body)); err != nil {
+		t.Errorf("a write by n1, which leads again: %v", err)
+	}
+}

@@ -57,12 +57,13 @@ type replica struct {
 	flying  atomic.Int64
 
 	mu        sync.Mutex
-	leader    placement.NodeID // guarded by mu; as last reported
-	leaderAt  time.Time        // guarded by mu; when this node began to lead
-	leadsNow  bool             // guarded by mu; raft says leader, ready or not
-	readyCond chan struct{}    // guarded by mu; closed when ready or leadsNow changes
-	next      *round           // guarded by mu; has not begun, nil: none
-	deaf      bool             // guarded by mu; no read joins a round any more
+	leader    placement.NodeID            // guarded by mu; as last reported
+	leaderAt  time.Time                   // guarded by mu; when this node began to lead
+	leadsNow  bool                        // guarded by mu; raft says leader, ready or not
+	readyCond chan struct{}               // guarded by mu; closed when ready or leadsNow changes
+	next      *round                      // guarded by mu; has not begun, nil: none
+	deaf      bool                        // guarded by mu; no read joins a round any more
+	transfers map[raft.ServerID]time.Time // guarded by mu; when leadership was last offered to whom
 
 	favour atomic.Uint32 // which voter rounds begin with, modulo their number
 }
@@ -82,6 +83,7 @@ func (r *replica) init(h *Host, spec GroupSpec) (err error) {
 	r.stop = make(chan struct{})
 	r.down = make(chan struct{})
 	r.readyCond = make(chan struct{})
+	r.transfers = map[raft.ServerID]time.Time{}
 	r.flights = make(chan flight, 64)
 	r.self, err = spec.self(h.cfg.NodeID, h.cfg.Incarnation)
 	return err
@@ -360,6 +362,10 @@ func (r *replica) collect() {
 
 // TransferLeadership hands the group to another member and returns when this
 // node does not lead any more, or the attempt failed. Empty: any member.
+//
+// One that has not answered since an attempt is not asked again: raft would wait
+// for it with a goroutine that does not end when leadership is lost, and would
+// refuse every entry of a later term for it.
 func (r *replica) TransferLeadership(ctx context.Context, to placement.NodeID) error {
 	if !r.IsLeader() {
 		return r.notLeader()
@@ -370,6 +376,15 @@ func (r *replica) TransferLeadership(ctx context.Context, to placement.NodeID) e
 		s, err := r.member(to)
 		if err != nil {
 			return err
+		}
+		r.mu.Lock()
+		last, again := r.transfers[s.ID]
+		if again = again && !r.trans.Progress(s.ID).At.After(last); !again {
+			r.transfers[s.ID] = time.Now()
+		}
+		r.mu.Unlock()
+		if again {
+			return fmt.Errorf("shardgroup: %s did not take %s over %v ago, and has not answered since (is it up?)", to, r.id, time.Since(last).Round(time.Millisecond))
 		}
 		_ = r.raft.LeadershipTransferToServer(s.ID, s.Address)
 	}
