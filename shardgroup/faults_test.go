@@ -761,6 +761,10 @@ func TestTransferToNobody(t *testing.T) {
 	g := c.leadBy(1, "n1")
 	c.must(1, write(wire.OpPut, "a", body))
 	c.isolate("n3", true)
+	large := raw(t, map[string]any{"pad": strings.Repeat("p", 64<<10)})
+	for i := range 200 { // until nothing more is sent to it
+		c.must(1, write(wire.OpPut, fmt.Sprint("d", i), large))
+	}
 	for range 4 {
 		if err := g.TransferLeadership(ctxFor(t, 5*time.Second), "n3"); err == nil {
 			t.Fatal("n3 took over, which cannot be reached")

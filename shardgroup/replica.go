@@ -379,7 +379,7 @@ func (r *replica) TransferLeadership(ctx context.Context, to placement.NodeID) e
 		}
 		r.mu.Lock()
 		last, again := r.transfers[s.ID]
-		if again = again && !r.trans.Progress(s.ID).At.After(last); !again {
+		if again = again && !mutant.On(mutant.OfferedAgain) && !r.trans.Progress(s.ID).At.After(last); !again {
 			r.transfers[s.ID] = time.Now()
 		}
 		r.mu.Unlock()

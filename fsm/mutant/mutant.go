@@ -31,6 +31,7 @@ const (
 	CursorSkips      Name = "cursor-skips"        // a page's cursor is one document too far
 	ScanTimesDiffer  Name = "scan-times-differ"   // a scan reads each group at a time of its own
 	RefusalForgotten Name = "refusal-not-decided" // a node answers "not done" to what it may have done
+	LockTrusted      Name = "lock-trusted"        // what a transaction has locked is taken to stay as it is
 )
 
 // What leaders do.
@@ -46,6 +47,7 @@ const (
 	PromiseBesideLost   Name = "promise-beside-lost"  // a leader promises although an entry was lost
 	DurabilityUnawaited Name = "durability-unawaited" // a follower's answer counts before the leader's own disk has the entry
 	VoidApplied         Name = "void-applied"         // an entry of another term is applied
+	OfferedAgain        Name = "offered-again"        // leadership is offered again to a member that does not answer
 	ResolvedElsewhere   Name = "resolved-elsewhere"   // a read goes on though another leader has resolved what it met
 )
 
@@ -120,9 +122,9 @@ const (
 // Names are all of them.
 func Names() []Name {
 	return []Name{
-		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten,
+		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten, LockTrusted,
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
-		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere, DurabilityUnawaited,
+		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere, DurabilityUnawaited, OfferedAgain,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,

@@ -50,6 +50,8 @@ var (
 	intents      = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestIntentResolvedElsewhere$", seconds: 30}
 	simUnique    = catcher{ring: "simulator", pkg: "cmd/internal/sim", run: "^TestSeeds$", seeds: "-seeds", args: []string{"-load", "unique"}, seconds: 60}
 	writesAhead  = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestLeaderWritesAhead$", seconds: 30}
+	lostLocks    = catcher{ring: "cluster", pkg: "cmd/internal/node", run: "^TestLostLockShowsOneInstant$", seconds: 60}
+	offers       = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestTransferToNobody$", seconds: 60}
 	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
 )
 
@@ -126,5 +128,7 @@ var table = []row{
 	{mutant.LearnersConfirm, "members without a vote confirm reads", learners, `confirmed a read with learners`, 3},
 	{mutant.ResolvedElsewhere, "a read goes on though another leader has resolved what it met", intents, `a deposed leader cleared a read`, 3},
 	{mutant.DurabilityUnawaited, "a follower's answer counts before the leader's own disk has the entry", writesAhead, `has committed entry|was answered`, 3},
+	{mutant.OfferedAgain, "leadership is offered again to a member that does not answer", offers, `gave up waiting for a leader|n1 to lead|which leads again`, 3},
+	{mutant.LockTrusted, "what a transaction has locked is taken to stay as it is", lostLocks, `which has changed since`, 3},
 	{mutant.OldAnswersConfirm, "a read joins a round that began before it", oldAnswers, `confirmed a read`, 3},
 }
