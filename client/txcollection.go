@@ -317,7 +317,7 @@ func (x *lockExchange) Read(body []byte, _ bool) error {
 	if err := wire.Decode(body, &x.reply); err != nil {
 		return route.BadAnswer(err)
 	}
-	x.clock.Observe(x.reply.Now)
+	x.clock.Observe(max(x.reply.Now, x.reply.AsOf)) // what it reads next is not older
 	if e := x.reply.Result.Error; e != nil && e.Code != wire.CodeNotFound {
 		return e
 	}

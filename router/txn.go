@@ -127,6 +127,9 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 	if e != nil {
 		return nil, e
 	}
+	// A client reads at the largest time it was told, which is not to be below
+	// what it has committed: home's clock may be ahead of this node's.
+	r.opts.Clock.Observe(a.At)
 	return &wire.CommitReply{
 		Time: uint64(a.At), Duplicate: a.Duplicate, Now: uint64(r.opts.Clock.Now()),
 		Cost: wire.Cost{Groups: uint32(t.groups), Docs: uint64(t.writes), Bytes: t.bytes, WaitMicros: micros(start)},

@@ -499,7 +499,9 @@ func TestLostLockShowsOneInstant(t *testing.T) {
 	defer cancel()
 	write := func(ids ...string) {
 		t.Helper()
+		var last *client.Tx
 		err := db.Transact(ctx, func(tx *client.Tx) error {
+			last = tx
 			var errs []error
 			for _, id := range ids {
 				errs = append(errs, tx.Collection("things").Upsert(id, client.Inc("n", 1)))
@@ -508,6 +510,10 @@ func TestLostLockShowsOneInstant(t *testing.T) {
 		})
 		if err != nil {
 			t.Fatal(err)
+		}
+		// Clocks differ now: each leader has begun above what the one before promised.
+		if at, now := last.Result().Timestamp, db.Now(); at.Millis() > now.Millis() {
+			t.Errorf("committed at %v, and the client goes on at %v", at, now)
 		}
 	}
 	ids := []string{"a", "b", "c", "d", "e"} // of several groups
