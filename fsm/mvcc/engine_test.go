@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -130,42 +131,38 @@ func TestDiskBytes(t *testing.T) {
 // Ranges that are removed are flushed for the sake of their space once there is
 // some: many small ones do not make as many files.
 func TestReclaim(t *testing.T) {
-	e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	remove := func(bytes uint64) {
-		b := e.NewBatch(100)
-		start, end := GroupSpan(1)
-		if err := errors.Join(b.DeleteRange(start, end), b.Commit(bytes), b.Close()); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		e, err := OpenEngine("state", EngineOptions{FS: pvfs.NewMem()})
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	fill(t, e, 1, 10, 1, 1000, 1)
-	for range 1000 {
-		remove(reclaimBytes / 1000)
-	}
-	if m, err := e.Metrics(); err != nil || m.Flushes != 0 {
-		t.Errorf("%d flushes for a little (%v)", m.Flushes, err)
-	}
-	for n := int64(1); n <= 2; n++ {
-		remove(reclaimBytes)
-		for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-			m, err := e.Metrics()
-			if err != nil {
+		remove := func(bytes uint64) {
+			b := e.NewBatch(100)
+			start, end := GroupSpan(1)
+			if err := errors.Join(b.DeleteRange(start, end), b.Commit(bytes), b.Close()); err != nil {
 				t.Fatal(err)
 			}
-			if m.Flushes == n {
-				break
-			}
-			if time.Since(begun) > 20*time.Second {
-				t.Fatalf("%d flushes, want %d", m.Flushes, n)
+		}
+		flushed := func(want int64) {
+			t.Helper()
+			synctest.Wait() // it is done in the background
+			if m, err := e.Metrics(); err != nil || m.Flushes != want {
+				t.Errorf("%d flushes, want %d (%v)", m.Flushes, want, err)
 			}
 		}
-	}
-	if err := e.Close(); err != nil {
-		t.Fatal(err)
-	}
+		fill(t, e, 1, 10, 1, 1000, 1)
+		for range 1000 {
+			remove(reclaimBytes / 1000)
+		}
+		flushed(0)
+		remove(reclaimBytes)
+		flushed(1)
+		remove(reclaimBytes)
+		flushed(2)
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // A disk that is full ends the opening with an error, at whatever step it is.
