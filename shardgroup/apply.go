@@ -175,7 +175,7 @@ func (f *flushed) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return errors.New("shardgroup: sink is of another store")
 	}
-	flush := f.g.host.state.Flush
+	flush := func() error { _, err := f.g.machine.Flush(); return err }
 	if shared := f.g.shared.Swap(nil); shared != nil {
 		shared.arrive()
 		flush = func() error { <-shared.done; return shared.err }
