@@ -51,13 +51,19 @@ func TestTransactions(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	l, err := Start(ctx, dbs, LoadOptions{Operations: 100, Clients: 4, Impatience: 0.03, Seed: 5}, ws...)
+	l, err := Start(ctx, dbs, LoadOptions{Clients: 4, Impatience: 0.03, Seed: 5}, ws...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Stop()
-	if err := l.Wait(ctx); err != nil {
-		t.Fatal(err)
+	// Whether an impatient client loses its answer is a race with the answer,
+	// so the load goes on until every workload has lost one.
+	for !enough(l.Counts(), 240) {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%v: %+v", ctx.Err(), l.Counts())
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	l.Stop()
 	verdicts := l.Judge(ctx, dbs[0])
@@ -65,11 +71,16 @@ func TestTransactions(t *testing.T) {
 	if err := Err(verdicts); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range verdicts {
-		if v.Counts.Answered < 120 || v.Counts.Unknown == 0 {
-			t.Errorf("%s: %d answers, %d unknown outcomes", v.Workload, v.Counts.Answered, v.Counts.Unknown)
+}
+
+// enough: every workload has so many answers, and an unknown outcome.
+func enough(all map[string]Counts, answers int64) bool {
+	for _, c := range all {
+		if c.Answered < answers || c.Unknown == 0 {
+			return false
 		}
 	}
+	return true
 }
 
 // TestHealthy: nothing is found wrong with a healthy cluster, some of whose
