@@ -195,6 +195,82 @@ func TestGetMany(t *testing.T) {
 	}
 }
 
+// What one node leads is asked for in one request, however many groups it is of;
+// after one of the groups has moved, only what is its is asked for again.
+func TestGetManyByNode(t *testing.T) {
+	c := newCluster(t, 2, 4) // n1 leads g1 and g3
+	db := c.dial(t)
+	docs := db.Collection("docs")
+	var ids []string
+	byGroup := make(map[uint32]int)
+	for i := range 28 {
+		ids = append(ids, fmt.Sprintf("d%02d", i))
+		byGroup[c.owners[wire.Partition("docs", "", ids[i], testPartitions)]]++
+		must(docs.Put(t.Context(), ids[i], client.D{"i": i}))(t)
+	}
+	var mu sync.Mutex
+	var asked []string // node and how many IDs
+	var refusal *wire.Error
+	c.faults(func(n *server, r *wire.Request) fault {
+		var q wire.GetRequest
+		if err := wire.Decode(slices.Clone(r.Body), &q); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, fmt.Sprintf("%s %d", n.id, len(q.IDs)))
+		e := refusal
+		refusal = nil
+		return fault{refuse: e}
+	})
+	get := func(what string, want ...string) {
+		t.Helper()
+		asked = nil
+		for i, d := range must(docs.GetMany(t.Context(), ids))(t) {
+			if d == nil || d.ID != ids[i] {
+				t.Errorf("%s: %s: %v", what, ids[i], d)
+			}
+		}
+		slices.Sort(asked)
+		slices.Sort(want)
+		if !slices.Equal(asked, want) {
+			t.Errorf("%s: requests %q, want %q", what, asked, want)
+		}
+	}
+	of := func(node string, groups ...uint32) string {
+		n := 0
+		for _, g := range groups {
+			n += byGroup[g]
+		}
+		return fmt.Sprintf("%s %d", node, n)
+	}
+	get("two leaders", of("n1", 1, 3), of("n2", 2, 4))
+	// Asked group by group, the old leader is asked for it alone, and names the new one.
+	c.lead(3, "n2")
+	get("g3 has moved", of("n1", 1, 3), of("n2", 2, 4), of("n1", 3), of("n2", 3))
+	get("and is known to have", of("n1", 1), of("n2", 2, 3, 4))
+	c.lead(1, "n2")
+	get("g1 has moved", of("n1", 1), of("n2", 2, 3, 4), of("n2", 1))
+	get("all at one node", of("n2", 1, 2, 3, 4))
+	mu.Lock()
+	refusal = &wire.Error{Code: wire.CodeOverloaded, Message: "too much to do"}
+	mu.Unlock()
+	get("too much to do", of("n2", 1, 2, 3, 4), of("n2", 1, 2, 3, 4))
+	// The map is another.
+	c.mu.Lock()
+	c.epoch++
+	for p, g := range c.owners {
+		c.owners[p] = 5 - g
+	}
+	c.mu.Unlock()
+	for i, d := range must(docs.GetMany(t.Context(), ids))(t) {
+		if d == nil || d.ID != ids[i] {
+			t.Errorf("new map: %s: %v", ids[i], d)
+		}
+	}
+	get("new map", of("n2", 1, 2, 3, 4))
+}
+
 func TestScan(t *testing.T) {
 	c := newCluster(t, 3, 2)
 	db := c.dial(t)

@@ -117,43 +117,130 @@ func (c *Collection) GetMany(ctx context.Context, ids []string, opts ...ReadOpti
 		defer cancel()
 	}
 	docs := make([]*Document, len(ids))
-	parts := c.split(len(ids), func(i int) string { return ids[i] }, func([]int, int) bool { return true }, getChunk)
 	var mu sync.Mutex
-	err := each(len(parts), func(k int) error {
-		x := &getMany{c: c, docs: docs, left: parts[k], ids: ids}
-		x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
-		err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
-		for err == nil && len(x.left) > 0 { // those that had no room in the answer
-			err = c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+	var apart []int // what is to be asked for group by group
+	ask := func(parts [][]int, mixed bool) error {
+		return each(len(parts), func(k int) error {
+			x := &getMany{c: c, docs: docs, left: parts[k], ids: ids, mixed: mixed}
+			x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
+			err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+			for err == nil && len(x.left) > 0 { // those that had no room in the answer
+				err = c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+			}
+			mu.Lock()
+			addCost(r.cost, &x.cost)
+			apart = append(apart, x.apart...)
+			mu.Unlock()
+			if err != nil {
+				return ofFailure(err, "get", c.name, fmt.Sprintf("(%d documents)", len(parts[k])))
+			}
+			return nil
+		})
+	}
+	byGroup := func(of []int) [][]int {
+		parts := c.split(len(of), func(i int) string { return ids[of[i]] }, func([]int, int) bool { return true }, getChunk)
+		for _, part := range parts {
+			for k, i := range part {
+				part[k] = of[i]
+			}
 		}
-		mu.Lock()
-		addCost(r.cost, &x.cost)
-		mu.Unlock()
-		if err != nil {
-			return ofFailure(err, "get", c.name, fmt.Sprintf("(%d documents)", len(parts[k])))
-		}
-		return nil
-	})
-	if err != nil {
+		return parts
+	}
+	all := make([]int, len(ids))
+	for i := range all {
+		all[i] = i
+	}
+	if err := ask(c.together(byGroup(all), ids), true); err != nil {
 		return nil, err
+	}
+	if len(apart) > 0 {
+		if err := ask(byGroup(apart), false); err != nil {
+			return nil, err
+		}
 	}
 	return docs, nil
 }
 
+// together joins parts of groups that the same node leads, as far as they fit
+// in one request.
+func (c *Collection) together(parts [][]int, ids []string) [][]int {
+	v := c.db.c.View()
+	if v == nil || len(parts) < 2 {
+		return parts
+	}
+	open := make(map[string]int, len(parts)) // by leader: where its part is in joined
+	joined := parts[:0]
+	for _, part := range parts {
+		leader := ""
+		if p, ok := v.Partition(c.name, ids[part[0]]); ok {
+			leader = v.Leader(p)
+		}
+		k, ok := open[leader]
+		if ok && leader != "" && len(joined[k])+len(part) <= getChunk {
+			joined[k] = append(joined[k], part...)
+			continue
+		}
+		open[leader] = len(joined)
+		joined = append(joined, part)
+	}
+	return joined
+}
+
 // getMany is the exchange of a part of GetMany. What is answered leaves left;
 // what an answer had no room for stays there.
+//
+// A mixed part is of several groups that one node is believed to lead. It is
+// routed, and its fate judged, as the first one's; a leader may move for one group
+// alone, so what comes back of the others with a refusal that passes goes to
+// apart, and so do others that are not led by that node when it is sent again.
 type getMany struct {
 	c     *Collection
 	ids   []string
 	docs  []*Document
-	left  []int // indexes without an answer
+	left  []int // indexes without an answer; if mixed, those of the first's group come first
+	mixed bool
+	first int   // if mixed: how many of left are of the first's group
+	apart []int // indexes that this exchange leaves to others
 	req   wire.GetRequest
 	reply wire.GetReply
 	cost  Cost
 }
 
 func (x *getMany) Place(v *route.View) (uint32, bool) {
+	if x.mixed {
+		return x.placeMixed(v)
+	}
 	return samePlace(v, x.c.name, len(x.left), func(i int) string { return x.ids[x.left[i]] })
+}
+
+// placeMixed is the partition of the first, and keeps in left what goes with it.
+func (x *getMany) placeMixed(v *route.View) (uint32, bool) {
+	first, ok := v.Partition(x.c.name, x.ids[x.left[0]])
+	group, known := v.Group(first)
+	if !ok || !known {
+		return 0, false // the server routes them all
+	}
+	leader := v.Leader(first)
+	kept := 0
+	x.first = 0
+	for _, i := range x.left {
+		p, _ := v.Partition(x.c.name, x.ids[i]) // known, as the first's is
+		g, ok := v.Group(p)
+		switch {
+		case ok && g == group:
+			x.left[kept] = x.left[x.first]
+			x.left[x.first] = i
+			x.first++
+			kept++
+		case leader != "" && v.Leader(p) == leader:
+			x.left[kept] = i
+			kept++
+		default:
+			x.apart = append(x.apart, i)
+		}
+	}
+	x.left = x.left[:kept]
+	return first, true
 }
 
 func (x *getMany) Append(dst []byte, epoch uint64, direct bool) []byte {
@@ -185,6 +272,7 @@ func (x *getMany) Read(body []byte, lost bool) error {
 			x.docs[i] = documentOf(&r.Doc)
 			continue
 		}
+		others := x.mixed && k >= x.first
 		switch r.Error.Code {
 		case wire.CodeNotFound, wire.CodeVersionNotFound:
 			continue
@@ -192,7 +280,11 @@ func (x *getMany) Read(body []byte, lost bool) error {
 			left, room = append(left, i), r.Error
 			continue
 		}
-		if pending, _ := route.Pending(r.Error, false); pending {
+		switch pending, _ := route.Pending(r.Error, false); {
+		case pending && others:
+			x.apart = append(x.apart, i)
+			continue
+		case pending:
 			left = append(left, i)
 			if wait == nil {
 				wait = r.Error

@@ -43,6 +43,18 @@ func (v *View) Group(partition uint32) (uint32, bool) {
 	return v.owners[partition].id, true
 }
 
+// Leader is the node that is believed to lead a partition's group and can be
+// reached; empty: nobody is, or it is to be looked for.
+func (v *View) Leader(partition uint32) string {
+	if int(partition) >= len(v.owners) || v.owners[partition] == nil {
+		return ""
+	}
+	if w := v.owners[partition].route(); w != nil && w.direct {
+		return w.node.id
+	}
+	return ""
+}
+
 // newer says that t has something that v has not, and lacks nothing.
 func (v *View) newer(t *wire.Topology) bool {
 	if v == nil {
