@@ -462,6 +462,9 @@ func TestCatalog(t *testing.T) {
 	if s := must(db.Settings(ctx))(t); !s.ExplicitCollections {
 		t.Error("setting is lost")
 	}
+	if placed := must(db.SetLeaders(ctx, client.LeadersTogether))(t); placed.Leaders != client.LeadersTogether {
+		t.Errorf("leaders should be %s", placed.Leaders)
+	}
 	if _, err := db.Collection("implicit").Put(ctx, "a", client.D{}); !errors.Is(err, client.ErrCollectionNotFound) {
 		t.Errorf("explicit collections: %v", err)
 	}

@@ -31,6 +31,8 @@ type (
 	CollectionInfo = wire.CollectionInfo
 	// Settings are the cluster's.
 	Settings = wire.Settings
+	// Leaders says where the leaders of shard groups should be.
+	Leaders = wire.Leaders
 	// Topology is the placement map, the nodes and the catalog.
 	Topology = wire.Topology
 	// CheckRequest says what of a shard group to compare.
@@ -53,6 +55,12 @@ type (
 	InitRequest = wire.ClusterInitRequest
 	// InitReply says what was formed.
 	InitReply = wire.ClusterInitReply
+)
+
+// Where leaders should be.
+const (
+	LeadersSpread   = wire.LeadersSpread
+	LeadersTogether = wire.LeadersTogether
 )
 
 // RetainForever as CollectionOptions.RetentionSeconds keeps all history.

@@ -185,6 +185,17 @@ func (db *DB) SetSettings(ctx context.Context, s Settings) (Settings, error) {
 	return out, err
 }
 
+// SetLeaders changes where the leaders of shard groups should be, and answers
+// when that is decided. Leaderships are handed over afterwards; Status shows
+// them. Topology has what is wanted.
+func (db *DB) SetLeaders(ctx context.Context, l Leaders) (*Topology, error) {
+	var t Topology
+	if err := db.control(ctx, "leaders", wire.KindLeaders, &wire.LeadersRequest{Leaders: l, RequestID: db.NewRequestID()}, &t); err != nil {
+		return nil, err
+	}
+	return &t, nil
+}
+
 // Collections lists the catalog by name. Whatever was created or dropped before
 // the call, by anybody, shows in it.
 func (db *DB) Collections(ctx context.Context) ([]CollectionInfo, error) {
@@ -275,7 +286,7 @@ func (db *DB) controlNamed(ctx context.Context, op, collection string, kind wire
 		defer cancel()
 	}
 	mode := route.Read
-	if kind == wire.KindCreateCollection || kind == wire.KindSettings {
+	if kind == wire.KindCreateCollection || kind == wire.KindSettings || kind == wire.KindLeaders {
 		mode = route.Write
 	}
 	if err := db.c.Do(ctx, kind, mode, &x); err != nil {

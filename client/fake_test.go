@@ -33,6 +33,7 @@ type cluster struct {
 	believed    map[uint32]string // what other nodes tell, if it is not the leader
 	collections []wire.CollectionInfo
 	explicit    bool
+	places      wire.Leaders
 	changed     chan struct{}
 	answers     map[wire.RequestID]wire.CollectionInfo // to requests to the catalog
 
@@ -266,7 +267,7 @@ func (c *cluster) topology() wire.Topology {
 	for g := uint32(1); int(g) <= len(c.leaders); g++ {
 		t.Groups = append(t.Groups, wire.GroupInfo{ID: g, Replicas: ids, Leader: c.leaders[g], Term: 1})
 	}
-	t.Settings.ExplicitCollections = c.explicit
+	t.Settings.ExplicitCollections, t.Leaders = c.explicit, c.places
 	if c.lagging.Load() {
 		t.Catalog, t.Collections = 0, nil
 	}
@@ -629,6 +630,14 @@ func (n *server) serve(r *wire.Request) (wire.Message, *wire.Error) {
 		}
 		c.change(func() { c.catalog++; c.explicit = q.Settings.ExplicitCollections })
 		return &q.Settings, nil
+	case wire.KindLeaders:
+		var q wire.LeadersRequest
+		if err := wire.Decode(r.Body, &q); err != nil {
+			panic(err)
+		}
+		c.change(func() { c.catalog++; c.places = q.Leaders })
+		t := c.topology()
+		return &t, nil
 	case wire.KindClusterInit:
 		if !bare {
 			return nil, &wire.Error{Code: wire.CodeClusterExists, Message: "the nodes are cluster c1 already"}

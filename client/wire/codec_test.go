@@ -20,7 +20,7 @@ func everyMessage() []Message {
 		new(GetRequest), new(Document), new(GetResult), new(GetReply), new(ScanRequest), new(ScanPage),
 		new(CountRequest), new(CountReply), new(HistoryRequest), new(HistoryReply), new(Cost),
 		new(Hello), new(HelloReply), new(CollectionOptions), new(CollectionInfo), new(CreateCollectionRequest),
-		new(DropCollectionRequest), new(CollectionRequest), new(SettingsRequest), new(Settings), new(TopologyRequest), new(Topology), new(GroupInfo),
+		new(DropCollectionRequest), new(CollectionRequest), new(SettingsRequest), new(Settings), new(LeadersRequest), new(TopologyRequest), new(Topology), new(GroupInfo),
 		new(NodeInfo), new(ClusterInitRequest), new(ClusterInitReply), new(NodeStatus), new(GroupStatus),
 		new(ClusterStatus), new(NodeAnswer),
 		new(CheckRequest), new(CheckReply), new(CheckReplica), new(CheckFinding),

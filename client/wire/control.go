@@ -364,6 +364,13 @@ func (m *Settings) fields(f *fields) {
 	})
 }
 
+func (m *LeadersRequest) fields(f *fields) {
+	f.array(2, func() {
+		f.uint32((*uint32)(&m.Leaders))
+		f.requestID(&m.RequestID)
+	})
+}
+
 func (m *TopologyRequest) fields(f *fields) {
 	f.array(4, func() {
 		f.uint64(&m.HaveEpoch)
@@ -374,7 +381,7 @@ func (m *TopologyRequest) fields(f *fields) {
 }
 
 func (m *Topology) fields(f *fields) {
-	f.array(8, func() {
+	f.array(9, func() {
 		f.string(&m.ClusterID)
 		f.uint64(&m.Epoch)
 		f.uint64(&m.Catalog)
@@ -383,15 +390,17 @@ func (m *Topology) fields(f *fields) {
 		list(f, "nodes", &m.Nodes, func(n *NodeInfo) { n.fields(f) })
 		list(f, "collections", &m.Collections, func(c *CollectionInfo) { c.fields(f) })
 		m.Settings.fields(f)
+		f.uint32((*uint32)(&m.Leaders))
 	})
 }
 
 func (m *GroupInfo) fields(f *fields) {
-	f.array(4, func() {
+	f.array(5, func() {
 		f.uint32(&m.ID)
 		list(f, "replicas", &m.Replicas, f.string)
 		f.string(&m.Leader)
 		f.uint64(&m.Term)
+		f.string(&m.Preferred)
 	})
 }
 
@@ -408,11 +417,12 @@ func (m *NodeInfo) fields(f *fields) {
 }
 
 func (m *ClusterInitRequest) fields(f *fields) {
-	f.array(4, func() {
+	f.array(5, func() {
 		list(f, "nodes", &m.Nodes, f.string)
 		f.uint32(&m.Shards)
 		f.uint32(&m.Replicas)
 		f.uint32(&m.Partitions)
+		f.uint32((*uint32)(&m.Leaders))
 	})
 }
 

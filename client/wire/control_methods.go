@@ -280,3 +280,16 @@ func (m *SettingsRequest) EncodeMsgpack(enc *msgpack.Encoder) error { return enc
 func (m *SettingsRequest) DecodeMsgpack(dec *msgpack.Decoder) error {
 	return decodeDescribedFrom(dec, m)
 }
+
+// AppendTo appends the encoding.
+func (m *LeadersRequest) AppendTo(dst []byte) []byte { return appendDescribed(dst, m) }
+
+func (m *LeadersRequest) decodeFrom(body []byte) error { return decodeDescribed(body, m) }
+
+// EncodeMsgpack writes the encoding to enc.
+func (m *LeadersRequest) EncodeMsgpack(enc *msgpack.Encoder) error { return encodeDescribed(enc, m) }
+
+// DecodeMsgpack reads the encoding from dec.
+func (m *LeadersRequest) DecodeMsgpack(dec *msgpack.Decoder) error {
+	return decodeDescribedFrom(dec, m)
+}

@@ -32,6 +32,7 @@ const (
 	KindTxnList          Kind = 21 // TxnListRequest → TxnList: transactions that hold something, or one
 	KindTxnAbort         Kind = 22 // TxnAbortRequest → TxnAbortReply: aborts one that is not decided
 	KindCollection       Kind = 23 // CollectionRequest → CollectionInfo: what a name stands for now
+	KindLeaders          Kind = 24 // LeadersRequest → Topology: changes where the leaders of shard groups should be
 )
 
 // Peer kinds, 64 to 127, are refused on the client port. Their bodies belong
@@ -61,7 +62,7 @@ const (
 // lastClientKind ends the kinds of clients; firstPeerKind and lastKind bound
 // those of nodes.
 const (
-	lastClientKind Kind = KindCollection
+	lastClientKind Kind = KindLeaders
 
 	firstPeerKind Kind = 64
 	lastKind      Kind = 127
@@ -104,6 +105,7 @@ var kindNames = map[Kind]string{
 	KindTxnList:          "txn_list",
 	KindTxnAbort:         "txn_abort",
 	KindCollection:       "collection",
+	KindLeaders:          "leaders",
 	KindPeerHello:        "peer_hello",
 	KindRaftAppend:       "raft_append",
 	KindRaftVote:         "raft_vote",

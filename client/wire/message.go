@@ -557,6 +557,14 @@ type Settings struct {
 	RetentionSeconds uint64
 }
 
+// LeadersRequest changes where the leaders of shard groups should be; under one
+// RequestID, once. The answer comes when that is decided; leaderships are handed
+// over afterwards.
+type LeadersRequest struct {
+	Leaders   Leaders
+	RequestID RequestID
+}
+
 // TopologyRequest asks for the map and the catalog. With WaitMillis the answer
 // is held until something is newer than what the client has, or the time is up.
 type TopologyRequest struct {
@@ -573,20 +581,22 @@ type TopologyRequest struct {
 type Topology struct {
 	ClusterID   string
 	Epoch       uint64   // of the map
-	Catalog     uint64   // version of the catalog and settings
+	Catalog     uint64   // version of everything but the map: nodes, collections, settings, leaders wanted
 	Owners      []uint32 // partition → shard group; its length is the partition count
 	Groups      []GroupInfo
 	Nodes       []NodeInfo
 	Collections []CollectionInfo
 	Settings    Settings
+	Leaders     Leaders
 }
 
 // GroupInfo is a shard group. Leader is a hint.
 type GroupInfo struct {
-	ID       uint32
-	Replicas []string // node IDs
-	Leader   string
-	Term     uint64
+	ID        uint32
+	Replicas  []string // node IDs
+	Leader    string
+	Term      uint64
+	Preferred string // who should lead when nothing speaks against it; empty: nobody in particular
 }
 
 // NodeInfo is a node and where it listens.
@@ -607,6 +617,7 @@ type ClusterInitRequest struct {
 	Shards     uint32   // shard groups
 	Replicas   uint32   // per shard group
 	Partitions uint32   // a prime
+	Leaders    Leaders
 }
 
 // ClusterInitReply says what was formed.

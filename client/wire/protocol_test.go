@@ -86,7 +86,7 @@ func documentedType(f reflect.StructField) string {
 			return "bytes"
 		}
 		return "[]" + f.Type.Elem().Name()
-	case reflect.Uint8, reflect.Uint16:
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
 		return f.Type.Kind().String()
 	}
 	return f.Type.Name()
