@@ -753,6 +753,36 @@ func TestPreferredLeader(t *testing.T) {
 	c.wait("n2 to lead again", func() bool { return c.group("n2", 7).IsLeader() })
 }
 
+// Whom a group prefers can change while it runs, and is remembered.
+func TestPreferAnother(t *testing.T) {
+	c := newCluster(t, 3, 0, patient)
+	for _, id := range c.order {
+		if _, err := c.node(id).host.StartGroup(preferN2(c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := c.leader(7)
+	for _, id := range c.order {
+		for range 2 { // saying it again changes nothing
+			if err := c.group(id, 7).Prefer("n3"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l.keeper.hurry.Store(true)
+	c.wait("n3 to lead", func() bool { return c.group("n3", 7).IsLeader() })
+	var stopped []*testNode
+	for _, id := range c.order {
+		stopped = append(stopped, c.stop(id))
+	}
+	for _, n := range stopped {
+		c.restart(n)
+	}
+	if l := c.leader(7); l.host.cfg.NodeID != "n3" || l.Preferred() != "n3" {
+		t.Errorf("after a restart %s leads and prefers %s; n3 is preferred", l.host.cfg.NodeID, l.Preferred())
+	}
+}
+
 // Leadership that is offered again and again to a member that does not answer
 // does not keep the leader from being one later.
 func TestTransferToNobody(t *testing.T) {

@@ -39,11 +39,15 @@ type Group struct {
 	short atomic.Pointer[DiskFullError]
 
 	reloadMu sync.Mutex // held while raft's settings are changed
+
+	preferMu  sync.Mutex                       // held while the preferred leader is changed
+	preferred atomic.Pointer[placement.NodeID] // who should lead; never nil
 }
 
 // openGroup brings the group's stores in order and starts raft.
 func openGroup(h *Host, spec GroupSpec) (_ *Group, err error) {
 	g := &Group{spec: spec}
+	g.preferred.Store(&spec.Preferred)
 	if err := g.init(h, spec); err != nil {
 		return nil, err
 	}
@@ -208,8 +212,29 @@ func bootstrap(logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotS
 // ID is the group's.
 func (g *Group) ID() placement.GroupID { return g.id }
 
-// Spec is what the group was started with.
+// Spec is what the group was started with. Preferred may have changed since.
 func (g *Group) Spec() GroupSpec { return g.spec }
+
+// Preferred is the member that should lead when nothing speaks against it.
+func (g *Group) Preferred() placement.NodeID { return *g.preferred.Load() }
+
+// Prefer changes it, on this node. The other members are told by others, and
+// may be told later: until then leadership can be handed over once too often.
+// It is remembered before it counts, so that the group starts by it.
+func (g *Group) Prefer(n placement.NodeID) error {
+	g.preferMu.Lock()
+	defer g.preferMu.Unlock()
+	if n == g.Preferred() {
+		return nil
+	}
+	spec := g.spec
+	spec.Preferred = n
+	if err := g.host.remember(spec); err != nil {
+		return err
+	}
+	g.preferred.Store(&n)
+	return nil
+}
 
 // Machine is the group's state. On the leader, after ReadIndex or ReadAt, it
 // may be read; on other replicas it lags.

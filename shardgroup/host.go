@@ -233,15 +233,24 @@ func (h *Host) StartGroup(spec GroupSpec) (*Group, error) {
 
 // start remembers the group and opens it.
 func (h *Host) start(spec GroupSpec) (*Group, error) {
-	key, record := groupKey(keyGroup, spec.ID), encodeGroup(spec)
-	if !bytes.Equal(h.logs.Get(key), record) {
-		if err := h.logs.Update(seglog.Change{Key: key, Value: record}); err != nil {
-			err = fmt.Errorf("shardgroup: remember %s: %w", spec.ID, err)
-			h.fatal(err)
-			return nil, err
-		}
+	if err := h.remember(spec); err != nil {
+		return nil, err
 	}
 	return openGroup(h, spec)
+}
+
+// remember writes the group's record, if it is another one than before.
+func (h *Host) remember(spec GroupSpec) error {
+	key, record := groupKey(keyGroup, spec.ID), encodeGroup(spec)
+	if bytes.Equal(h.logs.Get(key), record) {
+		return nil
+	}
+	if err := h.logs.Update(seglog.Change{Key: key, Value: record}); err != nil {
+		err = fmt.Errorf("shardgroup: remember %s: %w", spec.ID, err)
+		h.fatal(err)
+		return err
+	}
+	return nil
 }
 
 // Group is a running replica; false if this node has none of that group.

@@ -165,7 +165,7 @@ func (k *keeper) move(ctx context.Context, now time.Time) {
 	if now.Before(k.moveAfter) && !full && !k.hurry.Load() {
 		return
 	}
-	to := k.g.spec.Preferred
+	to := k.g.Preferred()
 	if full {
 		to = k.g.bestFollower()
 	} else if to == "" || to == k.g.host.cfg.NodeID || !k.g.mayLead(to) {
