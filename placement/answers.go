@@ -45,6 +45,8 @@ func (c Command) request() (id wire.RequestID, kind byte, name string, ok bool) 
 		return c.DropCollection.Request, kindDropCollection, c.DropCollection.Name, true
 	case c.SetSettings != nil:
 		return c.SetSettings.Request, kindSetSettings, "", true
+	case c.SetLeaders != nil:
+		return c.SetLeaders.Request, kindSetLeaders, "", true
 	}
 	return wire.RequestID{}, 0, "", false
 }

@@ -15,7 +15,12 @@ import (
 // the coding; each has its own kinds.
 
 const (
-	codecVersion = 2
+	codecVersion = leadersVersion // the newest that is read
+	// leadersVersion is of records that say where leaders are, by a field at the
+	// end.
+	leadersVersion = 3
+	// uniqueVersion is of every other record that is written.
+	uniqueVersion = 2
 	// plainVersion is of records whose collections have no unique constraints.
 	plainVersion = 1
 )
@@ -31,7 +36,7 @@ var (
 // encoder appends fields.
 type encoder struct{ b []byte }
 
-func newEncoder(kind byte) *encoder { return &encoder{b: []byte{codecVersion, kind}} }
+func newEncoder(kind byte) *encoder { return &encoder{b: []byte{uniqueVersion, kind}} }
 
 func (e *encoder) uint(v uint64) { e.b = binary.AppendUvarint(e.b, v) }
 

@@ -17,6 +17,7 @@ type Command struct {
 	DropCollection   *DropCollection
 	FinishDrop       *FinishDrop
 	SetSettings      *SetSettings
+	SetLeaders       *SetLeaders
 }
 
 // InitCluster forms the cluster. Applied again with the same cluster ID it
@@ -27,6 +28,7 @@ type InitCluster struct {
 	Nodes     []Node
 	Groups    []Group
 	Owners    []GroupID
+	Leaders   wire.Leaders // by which the preferred leaders of Groups were planned
 }
 
 // FinishInit records that every shard group leads and owns its partitions.
@@ -68,6 +70,15 @@ type SetSettings struct {
 	Settings wire.Settings
 }
 
+// SetLeaders changes where the leaders of shard groups should be. Preferred is
+// planned by the proposer (PlanLeaders), for every group in the order of their
+// IDs. Under one Request it is done once.
+type SetLeaders struct {
+	Request   wire.RequestID
+	Leaders   wire.Leaders
+	Preferred []NodeID
+}
+
 // Kinds of records. Numbers are on disk and never change meaning.
 const (
 	kindInitCluster      = 1
@@ -77,6 +88,7 @@ const (
 	kindDropCollection   = 5
 	kindFinishDrop       = 6
 	kindSetSettings      = 7
+	kindSetLeaders       = 8
 
 	kindState    = 64 // State, for watchers and the cache
 	kindResult   = 65
@@ -113,6 +125,7 @@ func (c Command) Encode() []byte {
 		e.nodes(c.InitCluster.Nodes)
 		e.groups(c.InitCluster.Groups)
 		e.groupIDs(c.InitCluster.Owners)
+		e.leaders(c.InitCluster.Leaders)
 		return e.b
 	case c.FinishInit != nil:
 		e := newEncoder(kindFinishInit)
@@ -145,6 +158,12 @@ func (c Command) Encode() []byte {
 		e.request(c.SetSettings.Request)
 		e.settings(c.SetSettings.Settings)
 		return e.b
+	case c.SetLeaders != nil:
+		e := newEncoder(kindSetLeaders)
+		e.request(c.SetLeaders.Request)
+		e.uint(uint64(c.SetLeaders.Leaders))
+		e.nodeIDs(c.SetLeaders.Preferred)
+		return e.b
 	}
 	// An empty command has no bytes; DecodeCommand refuses them.
 	return nil
@@ -161,7 +180,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	switch kind {
 	case kindInitCluster:
 		c.InitCluster = &InitCluster{
-			ClusterID: d.str(), Members: d.nodeIDs(), Nodes: d.nodes(), Groups: d.groups(), Owners: d.groupIDs(),
+			ClusterID: d.str(), Members: d.nodeIDs(), Nodes: d.nodes(), Groups: d.groups(), Owners: d.groupIDs(), Leaders: d.leaders(),
 		}
 	case kindFinishInit:
 		c.FinishInit = &FinishInit{ClusterID: d.str()}
@@ -175,6 +194,8 @@ func DecodeCommand(b []byte) (Command, error) {
 		c.FinishDrop = &FinishDrop{Collection: CollectionID(d.uint32()), Group: GroupID(d.uint32())}
 	case kindSetSettings:
 		c.SetSettings = &SetSettings{Request: d.request(), Settings: d.settings()}
+	case kindSetLeaders:
+		c.SetLeaders = &SetLeaders{Request: d.request(), Leaders: d.place(), Preferred: d.nodeIDs()}
 	default:
 		return Command{}, fmt.Errorf("%w: command of kind %d", ErrNewer, kind)
 	}
@@ -258,6 +279,7 @@ func encodeState(s *State) []byte {
 	}
 	e.uint(uint64(s.NextCollection))
 	e.settings(s.Settings)
+	e.leaders(s.Leaders)
 	return e.b
 }
 
@@ -284,6 +306,7 @@ func decodeState(b []byte) (*State, error) {
 	}
 	s.NextCollection = CollectionID(d.uint32())
 	s.Settings = d.settings()
+	s.Leaders = d.leaders()
 	if err := d.done(); err != nil {
 		return nil, err
 	}
@@ -356,6 +379,37 @@ func (e *encoder) settings(s wire.Settings) {
 
 func (d *decoder) settings() wire.Settings {
 	return wire.Settings{ExplicitCollections: d.bool(), RetentionSeconds: d.uint()}
+}
+
+// leaders ends a record that has them. Spread ones are not written, and leave
+// the record as it is without: older nodes read it until an operator chooses
+// otherwise.
+func (e *encoder) leaders(l wire.Leaders) {
+	if l != wire.LeadersSpread {
+		e.b[0] = leadersVersion
+		e.uint(uint64(l))
+	}
+}
+
+func (d *decoder) leaders() wire.Leaders {
+	if d.version < leadersVersion {
+		return wire.LeadersSpread
+	}
+	l := d.place()
+	if l == wire.LeadersSpread {
+		d.fail("spread leaders, which are not written")
+	}
+	return l
+}
+
+// place reads where leaders should be. One that is not known here is of a newer
+// version: a replica that took it for something else would differ.
+func (d *decoder) place() wire.Leaders {
+	l := wire.Leaders(d.uint32())
+	if d.err == nil && !l.Known() {
+		d.err = fmt.Errorf("%w: place of leaders %d", ErrNewer, l)
+	}
+	return l
 }
 
 func (e *encoder) node(n Node) {

@@ -141,6 +141,8 @@ func (s *State) step(c Command) *Result {
 		return s.finishDrop(c.FinishDrop)
 	case c.SetSettings != nil:
 		return s.setSettings(c.SetSettings.Settings)
+	case c.SetLeaders != nil:
+		return s.setLeaders(c.SetLeaders)
 	}
 	return refuse(wire.CodeBadRequest, "the placement command is empty")
 }
@@ -161,6 +163,7 @@ func (s *State) initCluster(c *InitCluster) *Result {
 	next := State{
 		ClusterID: c.ClusterID, Members: c.Members, Epoch: 1, Groups: c.Groups, Owners: c.Owners,
 		Catalog: s.Catalog + 1, Nodes: slices.Clone(c.Nodes), Settings: s.Settings, NextCollection: s.NextCollection,
+		Leaders: c.Leaders,
 	}
 	slices.SortFunc(next.Nodes, func(a, b Node) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	if err := next.check(); err != nil || c.ClusterID == "" || len(c.Groups) == 0 || len(c.Owners) == 0 {
@@ -309,6 +312,28 @@ func (s *State) setSettings(set wire.Settings) *Result {
 	}
 	if s.Settings != set {
 		s.Settings = set
+		s.Catalog++
+	}
+	return &Result{}
+}
+
+func (s *State) setLeaders(c *SetLeaders) *Result {
+	// The groups may have changed since the proposer planned. That is no answer
+	// to the request: it is to be planned again.
+	again := len(c.Preferred) != len(s.Groups)
+	for i := 0; i < len(s.Groups) && !again; i++ {
+		again = !s.Groups[i].Has(c.Preferred[i])
+	}
+	if again {
+		return refuse(wire.CodeUnavailable, "the shard groups changed while their leaders were planned (retry)")
+	}
+	groups := slices.Clone(s.Groups)
+	for i := range groups {
+		groups[i].Preferred = c.Preferred[i]
+	}
+	same := slices.EqualFunc(groups, s.Groups, func(a, b Group) bool { return a.Preferred == b.Preferred })
+	if !same || s.Leaders != c.Leaders {
+		s.Groups, s.Leaders = groups, c.Leaders
 		s.Catalog++
 	}
 	return &Result{}

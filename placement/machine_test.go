@@ -97,6 +97,13 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 			args = append(args, strings.Trim(w, `"`))
 		}
 	}
+	place := func(s string) wire.Leaders {
+		l, err := wire.ParseLeaders(s)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		return l
+	}
 	number := func(k string) int {
 		n, err := strconv.Atoi(opts[k])
 		if err != nil {
@@ -144,7 +151,11 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		for id := range strings.SplitSeq(opts["nodes"], ",") {
 			nodes = append(nodes, Node{ID: NodeID(id), PeerAddr: id + ":1", Incarnation: "i-" + id})
 		}
-		groups, err := PlanGroups(nodes, number("shards"), number("replicas"))
+		leaders := wire.LeadersSpread
+		if opts["leaders"] != "" {
+			leaders = place(opts["leaders"])
+		}
+		groups, err := PlanGroups(nodes, number("shards"), number("replicas"), leaders)
 		if err != nil {
 			return err.Error()
 		}
@@ -156,7 +167,7 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 		if err != nil {
 			return err.Error()
 		}
-		c.InitCluster = &InitCluster{ClusterID: args[0], Members: PlanMembers(nodes), Nodes: nodes, Groups: groups, Owners: owners}
+		c.InitCluster = &InitCluster{ClusterID: args[0], Members: PlanMembers(nodes), Nodes: nodes, Groups: groups, Owners: owners, Leaders: leaders}
 	case "finish-init":
 		c.FinishInit = &FinishInit{ClusterID: args[0]}
 	case "node":
@@ -200,6 +211,14 @@ func step(t *testing.T, m *Machine, index uint64, line string) string {
 			s.RetentionSeconds = uint64(number("retention"))
 		}
 		c.SetSettings = &SetSettings{Request: request, Settings: s}
+	case "leaders": // planned for the groups as they are, or as the line says
+		c.SetLeaders = &SetLeaders{Request: request, Leaders: place(args[0]), Preferred: PlanLeaders(m.View().Groups, place(args[0]))}
+		if opts["to"] != "" {
+			c.SetLeaders.Preferred = nil
+			for id := range strings.SplitSeq(opts["to"], ",") {
+				c.SetLeaders.Preferred = append(c.SetLeaders.Preferred, NodeID(id))
+			}
+		}
 	default:
 		t.Fatalf("unknown command %q", line)
 	}
@@ -247,6 +266,9 @@ func describe(v *View) string {
 		fmt.Fprintln(&b)
 	}
 	fmt.Fprintf(&b, "settings %+v", v.Settings)
+	if v.Leaders != wire.LeadersSpread {
+		fmt.Fprintf(&b, "\nleaders %s", v.Leaders)
+	}
 	return b.String()
 }
 
@@ -431,6 +453,11 @@ func sampleCommands() []Command {
 		{DropCollection: &DropCollection{Request: wire.RequestID{Time: 9}, Name: "users"}},
 		{FinishDrop: &FinishDrop{Collection: 1, Group: 1}},
 		{SetSettings: &SetSettings{Request: wire.RequestID{Time: 10}, Settings: wire.Settings{ExplicitCollections: true, RetentionSeconds: 5}}},
+		{SetLeaders: &SetLeaders{Request: wire.RequestID{Time: 11}, Leaders: wire.LeadersTogether, Preferred: []NodeID{"n1"}}},
+		{InitCluster: &InitCluster{
+			ClusterID: "c2", Nodes: []Node{{ID: "n1", Incarnation: "i"}}, Members: []NodeID{"n1"},
+			Groups: []Group{{ID: 1, Replicas: []NodeID{"n1"}, Preferred: "n1"}}, Owners: []GroupID{1}, Leaders: wire.LeadersTogether,
+		}},
 	}
 }
 
@@ -450,6 +477,12 @@ func TestGoldenBytes(t *testing.T) {
 			fmt.Fprintln(&b, hex.EncodeToString(snapshot))
 		}
 	}
+	together := sampleCommands()[8]
+	if r, err := m.Apply(9, together.Encode()); err != nil || r.Err() != nil {
+		t.Fatal(err, r.Err())
+	}
+	snapshot, _ := m.Snapshot()
+	fmt.Fprintln(&b, hex.EncodeToString(snapshot))
 	const file = "../testdata/placement/records.hex"
 	if golden {
 		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
@@ -474,6 +507,52 @@ func TestGoldenBytes(t *testing.T) {
 				t.Errorf("%s: %v", line, err)
 			}
 		}
+	}
+}
+
+// What older nodes can read is written as they know it, and what they cannot is
+// refused by them as newer, not as damaged.
+func TestLeadersVersion(t *testing.T) {
+	m := NewMachine()
+	for i, c := range sampleCommands() {
+		b := c.Encode()
+		want := byte(uniqueVersion)
+		if c.InitCluster != nil && c.InitCluster.Leaders != wire.LeadersSpread {
+			want = leadersVersion
+		}
+		if b[0] != want {
+			t.Errorf("command %d has version %d, want %d", i, b[0], want)
+		}
+		if _, err := m.Apply(uint64(i+1), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := *m.View().State
+	for _, c := range []struct {
+		leaders wire.Leaders
+		version byte
+	}{{wire.LeadersSpread, uniqueVersion}, {wire.LeadersTogether, leadersVersion}} {
+		s.Leaders = c.leaders
+		b := encodeState(&s)
+		if b[0] != c.version {
+			t.Errorf("a state with leaders %s has version %d, want %d", c.leaders, b[0], c.version)
+		}
+		if back, err := decodeState(b); err != nil || back.Leaders != c.leaders {
+			t.Errorf("leaders %s came back as %+v, %v", c.leaders, back, err)
+		}
+	}
+	s.Leaders = 9
+	if _, err := decodeState(encodeState(&s)); !errors.Is(err, ErrNewer) {
+		t.Errorf("a place that is not known here: %v", err)
+	}
+	if _, err := DecodeCommand(Command{SetLeaders: &SetLeaders{Leaders: 9}}.Encode()); !errors.Is(err, ErrNewer) {
+		t.Errorf("a command with a place that is not known here: %v", err)
+	}
+	s.Leaders = wire.LeadersSpread
+	b := append(encodeState(&s), 0)
+	b[0] = leadersVersion
+	if _, err := decodeState(b); !errors.Is(err, ErrDamaged) {
+		t.Errorf("two forms of one state: %v", err)
 	}
 }
 

@@ -237,10 +237,11 @@ func checkPlan(t *testing.T, nodes, zones, shards, replicas int) {
 		ns = append(ns, n)
 		zoneOf[n.ID] = n.Zone
 	}
-	groups, err := PlanGroups(ns, shards, replicas)
+	groups, err := PlanGroups(ns, shards, replicas, wire.LeadersSpread)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer checkTogether(t, ns, groups)
 	what := fmt.Sprintf("%d nodes in %d zones, %d shards, %d replicas", nodes, zones, shards, replicas)
 	held, leads := map[NodeID]int{}, map[NodeID]int{}
 	for i, g := range groups {
@@ -282,6 +283,74 @@ func checkPlan(t *testing.T, nodes, zones, shards, replicas int) {
 	}
 }
 
+// checkTogether looks at the plan of the same groups with leaders together: it
+// differs by its leaders alone, it may be made of the groups as they are, and of
+// no two nodes of it could one lead everything that both lead.
+func checkTogether(t *testing.T, nodes []Node, spread []Group) {
+	t.Helper()
+	what := fmt.Sprintf("%d nodes, %d shards, %d replicas", len(nodes), len(spread), len(spread[0].Replicas))
+	together, err := PlanGroups(nodes, len(spread), len(spread[0].Replicas), wire.LeadersTogether)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leads := map[NodeID][]Group{}
+	for i, g := range together {
+		if !g.Has(g.Preferred) || !slices.Equal(g.Replicas, spread[i].Replicas) {
+			t.Fatalf("%s: together %+v, spread %+v", what, g, spread[i])
+		}
+		leads[g.Preferred] = append(leads[g.Preferred], g)
+	}
+	if len(spread[0].Replicas) == len(nodes) && len(leads["n00"]) != len(spread) {
+		t.Fatalf("%s: not all on the first node: %v", what, leads)
+	}
+	for a := range leads {
+		for b, groups := range leads {
+			if a != b && !slices.ContainsFunc(groups, func(g Group) bool { return !g.Has(a) }) {
+				t.Fatalf("%s: %s has replicas of all that %s leads: %v", what, a, b, leads)
+			}
+		}
+	}
+	for i, g := range spread { // and back, on a running cluster
+		if n := PlanLeaders(together, wire.LeadersSpread)[i]; n != g.Preferred {
+			t.Fatalf("%s: %s is led by %s when spread again, by %s at first", what, g.ID, n, g.Preferred)
+		}
+		if n := PlanLeaders(spread, wire.LeadersTogether)[i]; n != together[i].Preferred {
+			t.Fatalf("%s: %s is led by %s when brought together, by %s at first", what, g.ID, n, together[i].Preferred)
+		}
+	}
+}
+
+// The node with most groups is taken first, then the one with most of those
+// that are left; among equals the first by ID.
+func TestLeadersTogether(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		replicas [][]NodeID
+		want     []NodeID
+	}{
+		{"one node has all", [][]NodeID{{"a", "c"}, {"b", "c"}, {"a", "c"}}, []NodeID{"c", "c", "c"}},
+		{"equals", [][]NodeID{{"c", "b", "a"}, {"b", "c", "a"}}, []NodeID{"a", "a"}},
+		{"two halves", [][]NodeID{{"a", "b"}, {"c", "d"}, {"b", "a"}, {"d", "c"}}, []NodeID{"a", "c", "a", "c"}},
+		{"most of what is left", [][]NodeID{{"a", "b"}, {"a", "c"}, {"a", "d"}, {"b", "d"}, {"c", "d"}}, []NodeID{"a", "a", "a", "d", "d"}},
+		{"one replica each", [][]NodeID{{"b"}, {"a"}, {"b"}}, []NodeID{"b", "a", "b"}},
+		{"none", nil, nil},
+	} {
+		var groups []Group
+		for i, r := range c.replicas {
+			groups = append(groups, Group{ID: GroupID(i + 1), Replicas: r, Preferred: r[0]})
+		}
+		before := slices.Clone(groups)
+		if got := PlanLeaders(groups, wire.LeadersTogether); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+		for i := range groups {
+			if groups[i].Preferred != before[i].Preferred {
+				t.Errorf("%s: the plan changed the groups", c.name)
+			}
+		}
+	}
+}
+
 func TestPlanMembers(t *testing.T) {
 	for n, want := range map[int]int{1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 6: 5, 40: 5} {
 		var ns []Node
@@ -316,7 +385,10 @@ func TestReconcile(t *testing.T) {
 			t.Fatal(err, r.Err())
 		}
 	}
+	// Replicas prefer whom they should, unless a case says otherwise: group 1 a,
+	// group 2 b.
 	leading := func(owned Epoch, commit uint64) Replica { return Replica{Leading: true, Owned: owned, Commit: commit} }
+	other := func(r Replica, n NodeID) Replica { r.Preferred = n; return r }
 	at := func(applied uint64) map[GroupID]uint64 { return map[GroupID]uint64{1: applied, 2: applied} }
 	for _, c := range []struct {
 		name     string
@@ -335,10 +407,20 @@ func TestReconcile(t *testing.T) {
 		{"preferred lags", map[GroupID]Replica{1: {}, 2: leading(1, 1000)}, map[NodeID]PeerState{"b": {Applied: at(700)}}, "drop 1 in g2"},
 		{"preferred is full", map[GroupID]Replica{1: {}, 2: leading(1, 1000)}, map[NodeID]PeerState{"b": {Applied: at(1000), Avoid: true}}, "drop 1 in g2"},
 		{"preferred has no replica yet", map[GroupID]Replica{1: {}, 2: leading(1, 10)}, map[NodeID]PeerState{"b": {}}, "drop 1 in g2"},
+		{"a follower prefers another", map[GroupID]Replica{1: {}, 2: other(Replica{}, "a")}, nil, "g2 prefers b"},
+		{"a leader prefers another", map[GroupID]Replica{1: other(leading(1, 9), "b"), 2: {}}, nil, "g1 prefers a"},
 		{"leads what it should", map[GroupID]Replica{1: leading(1, 9), 2: {}}, map[NodeID]PeerState{"b": {Applied: at(9)}}, ""},
 	} {
 		var got []string
+		for id, n := range map[GroupID]NodeID{1: "a", 2: "b"} {
+			if r, ok := c.replicas[id]; ok && r.Preferred == "" {
+				c.replicas[id] = other(r, n)
+			}
+		}
 		steps := Reconcile(m.View(), Observed{Self: "a", Replicas: c.replicas, Peers: c.peers})
+		for _, g := range steps.Prefer {
+			got = append(got, fmt.Sprintf("%s prefers %s", g.ID, g.Preferred))
+		}
 		for _, g := range steps.Start {
 			got = append(got, "start "+g.ID.String())
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/impossibledb/idb/client/wire"
 )
 
 // CheckSpec refuses a cluster that cannot be formed: the numbers of shard
@@ -51,8 +53,8 @@ func PlanMembers(nodes []Node) []NodeID {
 
 // PlanGroups places the replicas of new shard groups: each group in as many
 // regions, then zones, as there are, and the nodes evenly filled; preferred
-// leaders evenly over nodes.
-func PlanGroups(nodes []Node, shards, replicas int) ([]Group, error) {
+// leaders as PlanLeaders has them.
+func PlanGroups(nodes []Node, shards, replicas int, leaders wire.Leaders) ([]Group, error) {
 	if shards < 1 || shards > MaxShards {
 		return nil, fmt.Errorf("%d shard groups are asked for; use 1 to %d", shards, MaxShards)
 	}
@@ -76,7 +78,9 @@ func PlanGroups(nodes []Node, shards, replicas int) ([]Group, error) {
 		}
 		slices.Sort(groups[g].Replicas)
 	}
-	spreadLeaders(groups)
+	for i, n := range PlanLeaders(groups, leaders) {
+		groups[i].Preferred = n
+	}
 	return groups, nil
 }
 
@@ -104,6 +108,56 @@ func bestNode(nodes []Node, held, picked []int, turn int) int {
 		}
 	}
 	return best
+}
+
+// PlanLeaders chooses the preferred leader of every group among its replicas,
+// in the order of groups. It depends on their replicas alone.
+func PlanLeaders(groups []Group, leaders wire.Leaders) []NodeID {
+	groups = slices.Clone(groups)
+	for i := range groups {
+		groups[i].Preferred = ""
+	}
+	if leaders == wire.LeadersTogether {
+		gatherLeaders(groups)
+	} else {
+		spreadLeaders(groups)
+	}
+	var preferred []NodeID
+	for _, g := range groups {
+		preferred = append(preferred, g.Preferred)
+	}
+	return preferred
+}
+
+// gatherLeaders chooses preferred leaders on few nodes: again and again the
+// node that has a replica of most of the groups that are left, the first by ID
+// among equals. The fewest nodes of all would be a hard problem; greed finds
+// them wherever one node, or nodes without a group in common, hold all groups.
+func gatherLeaders(groups []Group) {
+	for {
+		left := make(map[NodeID]int)
+		for _, g := range groups {
+			if g.Preferred == "" {
+				for _, n := range g.Replicas {
+					left[n]++
+				}
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		var best NodeID
+		for n, groups := range left { // in no order: the choice does not depend on it
+			if best == "" || groups > left[best] || groups == left[best] && n < best {
+				best = n
+			}
+		}
+		for i := range groups {
+			if g := &groups[i]; g.Preferred == "" && g.Has(best) {
+				g.Preferred = best
+			}
+		}
+	}
 }
 
 // spreadLeaders chooses preferred leaders. It starts greedily and then moves

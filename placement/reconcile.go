@@ -8,6 +8,8 @@ type Replica struct {
 	Commit  uint64 // log index
 	// Owned is the epoch of the last Own that was applied; zero: never any.
 	Owned Epoch
+	// Preferred is who it thinks should lead.
+	Preferred NodeID
 }
 
 // PeerState is what another node last answered about itself.
@@ -32,6 +34,7 @@ type Observed struct {
 // harm, and a step that fails shows up in the next Reconcile.
 type Steps struct {
 	Start    []Group        // replicas to start here
+	Prefer   []Group        // replicas here to tell whom they should prefer
 	Own      []OwnStep      // first ownership, to propose to a group led here
 	Drop     []DropStep     // drops to propose to a group led here, then to confirm
 	Transfer []TransferStep // leaderships to hand to the preferred node
@@ -72,6 +75,9 @@ func Reconcile(v *View, o Observed) Steps {
 		if !running {
 			steps.Start = append(steps.Start, g)
 			continue
+		}
+		if r.Preferred != g.Preferred {
+			steps.Prefer = append(steps.Prefer, g)
 		}
 		if !r.Leading {
 			continue

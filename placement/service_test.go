@@ -56,7 +56,7 @@ func newTestNet(t *testing.T, members, followers int) *testNet {
 			s.StartFollower(ids)
 		}
 	}
-	groups, err := PlanGroups(nodes, 2, 1)
+	groups, err := PlanGroups(nodes, 2, 1, wire.LeadersSpread)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +95,8 @@ func requestsOf(c Command) (ids []*wire.RequestID) {
 		ids = append(ids, &c.DropCollection.Request)
 	case c.SetSettings != nil:
 		ids = append(ids, &c.SetSettings.Request)
+	case c.SetLeaders != nil:
+		ids = append(ids, &c.SetLeaders.Request)
 	}
 	return ids
 }

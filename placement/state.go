@@ -98,7 +98,7 @@ type State struct {
 	Ready     bool     // init has seen every group lead and own its partitions
 	Members   []NodeID // voters of the placement group
 
-	Epoch  Epoch // version of the map: Groups and Owners
+	Epoch  Epoch // version of the map: Groups, but for their Preferred, and Owners
 	Groups []Group
 	Owners []GroupID // partition → group
 
@@ -107,6 +107,9 @@ type State struct {
 	Collections    []Collection
 	NextCollection CollectionID // the last ID given; IDs are never reused
 	Settings       wire.Settings
+	// Leaders is where the preferred leaders of Groups are planned to be. With
+	// them it counts in Catalog: no request is routed by either.
+	Leaders wire.Leaders
 }
 
 // Newer says whether s has something that a holder of epoch and catalog lacks.
@@ -162,7 +165,7 @@ func (s *State) PartitionsOf(id GroupID) []PartitionID {
 // whoever answers fills in what it knows.
 func (s *State) Topology() wire.Topology {
 	t := wire.Topology{
-		ClusterID: s.ClusterID, Epoch: uint64(s.Epoch), Catalog: s.Catalog, Settings: s.Settings,
+		ClusterID: s.ClusterID, Epoch: uint64(s.Epoch), Catalog: s.Catalog, Settings: s.Settings, Leaders: s.Leaders,
 		Owners:      make([]uint32, len(s.Owners)),
 		Groups:      make([]wire.GroupInfo, 0, len(s.Groups)),
 		Nodes:       make([]wire.NodeInfo, 0, len(s.Nodes)),
@@ -172,7 +175,7 @@ func (s *State) Topology() wire.Topology {
 		t.Owners[p] = uint32(g)
 	}
 	for _, g := range s.Groups {
-		info := wire.GroupInfo{ID: uint32(g.ID), Replicas: make([]string, len(g.Replicas))}
+		info := wire.GroupInfo{ID: uint32(g.ID), Replicas: make([]string, len(g.Replicas)), Preferred: string(g.Preferred)}
 		for i, n := range g.Replicas {
 			info.Replicas[i] = string(n)
 		}

@@ -155,6 +155,40 @@ func (r *Router) settings(ctx context.Context, req *wire.SettingsRequest) (*wire
 	return &now, nil
 }
 
+// placeLeaders serves KindLeaders. The preferred leaders are planned here, for
+// the groups as this node sees them; if they changed meanwhile, it plans again.
+func (r *Router) placeLeaders(ctx context.Context, req *wire.LeadersRequest) (*wire.Topology, *wire.Error) {
+	if _, e := r.ready(); e != nil {
+		return nil, e
+	}
+	if !req.Leaders.Known() {
+		return nil, refuse(wire.CodeBadRequest, "leaders: the place %s is not known here: 0 is spread, 1 is together (upgrade the server for others)", req.Leaders)
+	}
+	if e := checkRequestID(req.RequestID, subject{}); e != nil {
+		return nil, e
+	}
+	ctx, cancel := r.bounded(ctx)
+	defer cancel()
+	var p patience
+	for {
+		result, err := r.opts.Placement.Propose(ctx, placement.Command{SetLeaders: &placement.SetLeaders{
+			Request: req.RequestID, Leaders: req.Leaders, Preferred: placement.PlanLeaders(r.opts.Placement.View().Groups, req.Leaders),
+		}})
+		if err == nil {
+			err = result.Err()
+		}
+		if err == nil {
+			v := r.opts.Placement.View()
+			t := v.Topology()
+			r.fillLeaders(v, &t)
+			return &t, nil
+		}
+		if result == nil || result.Code != wire.CodeUnavailable || !p.wait(ctx, r.opts.Patience) {
+			return nil, r.wireError(err, subject{})
+		}
+	}
+}
+
 // maxTopologyWait bounds how long a request for news is held.
 const maxTopologyWait = time.Minute
 

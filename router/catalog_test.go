@@ -101,6 +101,43 @@ func TestRefusalHasTheTime(t *testing.T) {
 	}
 }
 
+// Where leaders should be is decided once for one request, and told by every node.
+func TestPlaceLeaders(t *testing.T) {
+	c := newTestCluster(t, 3, 4)
+	placed := func(l wire.Leaders, id wire.RequestID) wire.Topology {
+		t.Helper()
+		var topology wire.Topology
+		if err := c.serve("n2", wire.KindLeaders, &wire.LeadersRequest{Leaders: l, RequestID: id}, &topology); err != nil {
+			t.Fatal(err)
+		}
+		return topology
+	}
+	nodes := func(topology wire.Topology) map[string]int {
+		led := map[string]int{}
+		for _, g := range topology.Groups {
+			led[g.Preferred]++
+		}
+		return led
+	}
+	first := c.requestID()
+	if got := placed(wire.LeadersTogether, first); got.Leaders != wire.LeadersTogether || nodes(got)["n1"] != 4 {
+		t.Errorf("together: %+v", got)
+	}
+	if got := placed(wire.LeadersSpread, c.requestID()); got.Leaders != wire.LeadersSpread || len(nodes(got)) != 3 {
+		t.Errorf("spread: %+v", got)
+	}
+	if got := placed(wire.LeadersTogether, first); got.Leaders != wire.LeadersSpread {
+		t.Errorf("a late attempt did it again: %+v", got)
+	}
+	var fresh wire.Topology
+	if err := c.serve("n3", wire.KindTopology, &wire.TopologyRequest{Fresh: true}, &fresh); err != nil || fresh.Leaders != wire.LeadersSpread || len(nodes(fresh)) != 3 {
+		t.Errorf("another node: %+v, %v", fresh, err)
+	}
+	if err := c.serve("n1", wire.KindLeaders, &wire.LeadersRequest{Leaders: 7}, &fresh); codeOf(err) != wire.CodeBadRequest {
+		t.Errorf("a place that is not known: %v", err)
+	}
+}
+
 // TestUnnamed: requests without what tells them apart are refused.
 func TestUnnamed(t *testing.T) {
 	c := newTestCluster(t, 1, 1)
@@ -124,6 +161,9 @@ func TestUnnamed(t *testing.T) {
 	}
 	if _, e := r.settings(t.Context(), &wire.SettingsRequest{}); e == nil || e.Code != wire.CodeBadRequest {
 		t.Errorf("settings without a request ID: %v", e)
+	}
+	if _, e := r.placeLeaders(t.Context(), &wire.LeadersRequest{Leaders: wire.LeadersTogether}); e == nil || e.Code != wire.CodeBadRequest {
+		t.Errorf("leaders without a request ID: %v", e)
 	}
 	if c, ok := r.opts.Placement.View().Collection("users"); !ok || c.ID != placement.CollectionID(1) {
 		t.Errorf("something was done: %+v", c)

@@ -87,7 +87,7 @@ func newTestCluster(t testing.TB, nodes, shards int) *testCluster {
 		c.ids = append(c.ids, id)
 		members = append(members, placement.Node{ID: id, PeerAddr: string(id), Incarnation: "i"})
 	}
-	groups, err := placement.PlanGroups(members, shards, nodes)
+	groups, err := placement.PlanGroups(members, shards, nodes, wire.LeadersSpread)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -490,6 +490,8 @@ func (c *testCluster) serve(node placement.NodeID, kind wire.Kind, req wire.Mess
 	case *wire.DropCollectionRequest:
 		id = &q.RequestID
 	case *wire.SettingsRequest:
+		id = &q.RequestID
+	case *wire.LeadersRequest:
 		id = &q.RequestID
 	}
 	if id != nil && *id == (wire.RequestID{}) {

@@ -187,6 +187,12 @@ func (r *Router) Serve(ctx context.Context, kind wire.Kind, body []byte, send Se
 			return nil, err
 		}
 		return answer(r.settings(ctx, &req))
+	case wire.KindLeaders:
+		var req wire.LeadersRequest
+		if err := wire.Decode(body, &req); err != nil {
+			return nil, err
+		}
+		return answer(r.placeLeaders(ctx, &req))
 	case wire.KindClusterInit:
 		var req wire.ClusterInitRequest
 		if err := wire.Decode(body, &req); err != nil {

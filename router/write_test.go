@@ -413,6 +413,7 @@ func TestNotInitialised(t *testing.T) {
 		wire.KindCreateCollection: &wire.CreateCollectionRequest{Name: "c"},
 		wire.KindDropCollection:   &wire.DropCollectionRequest{Name: "c"},
 		wire.KindSettings:         &wire.SettingsRequest{},
+		wire.KindLeaders:          &wire.LeadersRequest{},
 		wire.KindCollection:       &wire.CollectionRequest{Name: "c"},
 		wire.KindTopology:         &wire.TopologyRequest{},
 	} {

@@ -16,6 +16,9 @@ type Spec struct {
 	Shards     uint32 `json:"shards"`
 	Replicas   uint32 `json:"replicas"`
 	Partitions uint32 `json:"partitions"`
+	// Leaders is by its word, and left out when they are spread: such an
+	// identity is of format 1.
+	Leaders wire.Leaders `json:"leaders,omitempty"`
 }
 
 // Member is a node as it was when the cluster was formed.
@@ -37,7 +40,9 @@ type Identity struct {
 }
 
 const (
-	identityFormat = 1
+	identityFormat = 2 // the newest that is read
+	// plainFormat is of clusters whose leaders were spread when they were formed.
+	plainFormat = 1
 	// maxIdentityBytes bounds what is decoded: 256 members of generous size.
 	maxIdentityBytes = 1 << 20
 )
@@ -66,12 +71,20 @@ func (id *Identity) Member(n placement.NodeID) (Member, bool) {
 //	{"format":1,"cluster":"…","members":[{"id":"n1",…},…],"spec":{…}}
 func (id *Identity) Encode() []byte {
 	out := *id
-	out.Format = identityFormat
+	out.Format = out.Spec.format()
 	b, err := json.Marshal(&out)
 	if err != nil {
 		panic(err) // strings and numbers only
 	}
 	return b
+}
+
+// format is the oldest that can say it.
+func (s Spec) format() int {
+	if s.Leaders == wire.LeadersSpread {
+		return plainFormat
+	}
+	return identityFormat
 }
 
 // DecodeIdentity reads them and refuses what is no whole identity.
@@ -98,7 +111,7 @@ func DecodeIdentity(b []byte) (*Identity, error) {
 }
 
 func (id *Identity) check() error {
-	if id.Format != identityFormat || id.ClusterID == "" || len(id.ClusterID) > 128 {
+	if id.Format != id.Spec.format() || id.ClusterID == "" || len(id.ClusterID) > 128 {
 		return fmt.Errorf("cluster identity is damaged: format %d, cluster %q", id.Format, id.ClusterID)
 	}
 	for i, m := range id.Members {
@@ -123,8 +136,12 @@ func (id *Identity) describe() string {
 	for i, m := range id.Members {
 		names[i] = string(m.ID)
 	}
-	return fmt.Sprintf("nodes %s, %d shard groups, %d replicas, %d partitions",
+	text := fmt.Sprintf("nodes %s, %d shard groups, %d replicas, %d partitions",
 		strings.Join(names, " "), id.Spec.Shards, id.Spec.Replicas, id.Spec.Partitions)
+	if id.Spec.Leaders != wire.LeadersSpread {
+		text += ", leaders " + id.Spec.Leaders.String()
+	}
+	return text
 }
 
 func refuse(code wire.Code, format string, args ...any) *wire.Error {

@@ -97,7 +97,10 @@ func (in *Initialiser) Init(ctx context.Context, req *wire.ClusterInitRequest) (
 		ctx, cancel = context.WithTimeout(ctx, in.opts.Timeout)
 		defer cancel()
 	}
-	spec := Spec{Shards: req.Shards, Replicas: req.Replicas, Partitions: req.Partitions}
+	spec := Spec{Shards: req.Shards, Replicas: req.Replicas, Partitions: req.Partitions, Leaders: req.Leaders}
+	if !spec.Leaders.Known() {
+		return nil, refuse(wire.CodeBadClusterRequest, "leaders are to be at the place %s, which is not known here: 0 is spread, 1 is together", spec.Leaders)
+	}
 	if err := placement.CheckSpec(len(req.Nodes), int(spec.Shards), int(spec.Replicas), int(spec.Partitions)); err != nil {
 		return nil, refuse(wire.CodeBadClusterRequest, "%v", err)
 	}
@@ -199,7 +202,7 @@ func firstRepeated(ss []string) int {
 
 // identityOf is what the nodes would be formed as, without a name.
 func identityOf(nodes []placement.Node, spec Spec) *Identity {
-	id := &Identity{Format: identityFormat, Spec: spec}
+	id := &Identity{Format: spec.format(), Spec: spec}
 	for _, n := range nodes {
 		id.Members = append(id.Members, Member{ID: n.ID, Incarnation: n.Incarnation, PeerAddr: n.PeerAddr, ClientAddr: n.ClientAddr})
 	}
@@ -305,7 +308,7 @@ func (in *Initialiser) adoptError(n placement.Node, err error) error {
 // form proposes the first map. It is computed again if it has to be repeated;
 // the first to be applied stays.
 func (in *Initialiser) form(ctx context.Context, nodes []placement.Node, id *Identity) error {
-	groups, err := placement.PlanGroups(nodes, int(id.Spec.Shards), int(id.Spec.Replicas))
+	groups, err := placement.PlanGroups(nodes, int(id.Spec.Shards), int(id.Spec.Replicas), id.Spec.Leaders)
 	if err != nil {
 		return refuse(wire.CodeBadClusterRequest, "%v", err)
 	}
@@ -318,7 +321,7 @@ func (in *Initialiser) form(ctx context.Context, nodes []placement.Node, id *Ide
 		return refuse(wire.CodeBadClusterRequest, "%v", err)
 	}
 	return in.propose(ctx, placement.Command{InitCluster: &placement.InitCluster{
-		ClusterID: id.ClusterID, Members: id.Voters(), Nodes: nodes, Groups: groups, Owners: owners,
+		ClusterID: id.ClusterID, Members: id.Voters(), Nodes: nodes, Groups: groups, Owners: owners, Leaders: id.Spec.Leaders,
 	}})
 }
 

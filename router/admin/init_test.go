@@ -427,6 +427,63 @@ func (w *world) formed(cluster string, nodes ...placement.NodeID) *Identity {
 	return id
 }
 
+// Leaders are where the cluster was asked to have them, an interrupted init goes
+// on with that, and one that asks for another place is another cluster.
+func TestInitLeaders(t *testing.T) {
+	w := newWorld(3)
+	req := w.request()
+	req.Leaders = wire.LeadersTogether
+	if _, err := w.initialise(t, "n1", 6, false, req); err == nil {
+		t.Fatal("it was not interrupted")
+	}
+	if _, err := w.initialise(t, "n2", 0, false, w.request()); codeOf(err) != wire.CodeClusterExists || !strings.Contains(err.Error(), "leaders together") {
+		t.Errorf("completed with leaders elsewhere: %v", err)
+	}
+	reply, err := w.initialise(t, "n2", 0, false, req)
+	if err != nil || !reply.Resumed || reply.Topology.Leaders != wire.LeadersTogether {
+		t.Fatal(reply, err)
+	}
+	for _, g := range reply.Topology.Groups {
+		if g.Preferred != "n1" {
+			t.Errorf("g%d should be led by %s", g.ID, g.Preferred)
+		}
+	}
+	w = newWorld(3)
+	req.Leaders = 7
+	if _, err := w.initialise(t, "n1", 0, false, req); codeOf(err) != wire.CodeBadClusterRequest || !strings.Contains(err.Error(), "0 is spread, 1 is together") {
+		t.Errorf("a place that is not known: %v", err)
+	}
+}
+
+// What a node remembers of its cluster is in the oldest format that can say it.
+func TestIdentityFormats(t *testing.T) {
+	w := newWorld(3)
+	id := w.formed("c", "n1", "n2", "n3")
+	if s := string(id.Encode()); !strings.HasPrefix(s, `{"format":1,`) || strings.Contains(s, "leaders") {
+		t.Errorf("leaders spread: %s", s)
+	}
+	id.Spec.Leaders = wire.LeadersTogether
+	text := string(id.Encode())
+	if !strings.HasPrefix(text, `{"format":2,`) || !strings.Contains(text, `"leaders":"together"`) {
+		t.Errorf("leaders together: %s", text)
+	}
+	if back, err := DecodeIdentity([]byte(text)); err != nil || back.Spec != id.Spec {
+		t.Errorf("%+v %v", back, err)
+	}
+	for name, bad := range map[string]string{
+		"format 1 with leaders":    strings.Replace(text, `"format":2`, `"format":1`, 1),
+		"format 2 without":         strings.Replace(text, `,"leaders":"together"`, "", 1),
+		"a place nobody knows":     strings.Replace(text, "together", "apart", 1),
+		"a format nobody knows":    strings.Replace(text, `"format":2`, `"format":3`, 1),
+		"spread, and said so":      strings.Replace(text, "together", "spread", 1),
+		"a place that is a number": strings.Replace(text, `"together"`, "1", 1),
+	} {
+		if back, err := DecodeIdentity([]byte(bad)); err == nil {
+			t.Errorf("%s: %+v", name, back)
+		}
+	}
+}
+
 // A group that does not come up is named, and the request can be repeated.
 func TestInitWaits(t *testing.T) {
 	w := newWorld(3)

@@ -19,6 +19,8 @@ type Local interface {
 	Replicas() map[placement.GroupID]placement.Replica
 	// StartGroup starts a replica. Where it runs already it does nothing.
 	StartGroup(g placement.Group) error
+	// Prefer tells a replica that runs here who should lead its group.
+	Prefer(g placement.GroupID, leader placement.NodeID) error
 	// Propose proposes to a group led here.
 	Propose(ctx context.Context, g placement.GroupID, c fsm.Command) (fsm.Result, error)
 	// Transfer hands the leadership of a group led here to another node.
@@ -159,6 +161,9 @@ func (r *Reconciler) look(ctx context.Context) {
 	steps := placement.Reconcile(v, placement.Observed{Self: r.opts.Self.ID, Replicas: replicas})
 	for _, g := range steps.Start {
 		r.do(ctx, "start "+g.ID.String(), func(context.Context) error { return r.opts.Local.StartGroup(g) })
+	}
+	for _, g := range steps.Prefer {
+		r.do(ctx, "prefer in "+g.ID.String(), func(context.Context) error { return r.opts.Local.Prefer(g.ID, g.Preferred) })
 	}
 	for _, own := range steps.Own {
 		r.do(ctx, "own "+own.Group.String(), func(ctx context.Context) error {

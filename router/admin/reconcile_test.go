@@ -27,6 +27,8 @@ type site struct {
 	peerErr  error
 	moveErr  error
 	changed  chan struct{}
+
+	failPrefer int
 }
 
 func (s *site) event() {
@@ -49,8 +51,22 @@ func (s *site) Replicas() map[placement.GroupID]placement.Replica {
 func (s *site) StartGroup(g placement.Group) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replicas[g.ID] = placement.Replica{Leading: s.lead, Commit: 10}
+	s.replicas[g.ID] = placement.Replica{Leading: s.lead, Commit: 10, Preferred: g.Preferred}
 	s.event()
+	return nil
+}
+
+func (s *site) Prefer(g placement.GroupID, leader placement.NodeID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.event()
+	if s.failPrefer > 0 {
+		s.failPrefer--
+		return errors.New("not now")
+	}
+	r := s.replicas[g]
+	r.Preferred = leader
+	s.replicas[g] = r
 	return nil
 }
 
@@ -211,6 +227,18 @@ func TestReconciler(t *testing.T) {
 	if !s.replicas[1].Leading {
 		t.Error("a group that is where it should be was moved")
 	}
+	// Leaders are to be together, on b: replicas here are told, in spite of a
+	// failure, and what is led here goes there.
+	s.mu.Lock()
+	s.failPrefer = 1
+	s.peer.Groups = append(s.peer.Groups, wire.GroupStatus{ID: 1, Applied: 10})
+	s.mu.Unlock()
+	propose(placement.Command{SetLeaders: &placement.SetLeaders{
+		Request: wire.RequestID{Time: 3}, Leaders: wire.LeadersTogether, Preferred: placement.PlanLeaders(v.Groups, wire.LeadersTogether),
+	}})
+	s.until(t, "the last group is handed over to b, and all know of it", func() bool {
+		return !s.replicas[1].Leading && s.replicas[1].Preferred == "b" && s.replicas[2].Preferred == "b" && s.replicas[4].Preferred == "b"
+	})
 	r.Close()
 	s.mu.Lock()
 	count := len(s.moved)

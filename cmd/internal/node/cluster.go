@@ -169,7 +169,7 @@ func (l local) Replicas() map[placement.GroupID]placement.Replica {
 	for _, g := range l.n.host.Groups() {
 		s := g.Status()
 		owned, _ := g.Machine().Owned()
-		out[g.ID()] = placement.Replica{Leading: g.IsLeader(), Commit: s.Commit, Owned: owned}
+		out[g.ID()] = placement.Replica{Leading: g.IsLeader(), Commit: s.Commit, Owned: owned, Preferred: g.Preferred()}
 	}
 	return out
 }
@@ -187,6 +187,15 @@ func (l local) StartGroup(g placement.Group) error {
 	}
 	_, err := l.n.host.StartGroup(spec)
 	return err
+}
+
+// Prefer tells this node's replica of a group who should lead it.
+func (l local) Prefer(id placement.GroupID, leader placement.NodeID) error {
+	g, ok := l.n.host.Group(id)
+	if !ok {
+		return errNoReplica
+	}
+	return g.Prefer(leader)
 }
 
 var errNoReplica = errors.New("there is no replica here")

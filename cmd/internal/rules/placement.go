@@ -258,7 +258,7 @@ func (p *placementRun) request() (id wire.RequestID) {
 func (p *placementRun) command() placement.Command {
 	var c placement.Command
 	name := placementNames[p.IntN(len(placementNames))]
-	kind := p.IntN(12)
+	kind := p.IntN(13)
 	if p.model.cluster == "" && p.Once(2) {
 		kind = 0
 	}
@@ -268,7 +268,7 @@ func (p *placementRun) command() placement.Command {
 		c.InitCluster = &placement.InitCluster{
 			ClusterID: id, Members: []placement.NodeID{"n1"}, Owners: []placement.GroupID{1, 2, 1},
 			Nodes:  []placement.Node{{ID: "n1", Incarnation: "i1"}, {ID: "n2", Incarnation: "i2"}},
-			Groups: []placement.Group{{ID: 1, Replicas: []placement.NodeID{"n1"}}, {ID: 2, Replicas: []placement.NodeID{"n2"}}},
+			Groups: []placement.Group{{ID: 1, Replicas: []placement.NodeID{"n1", "n2"}, Preferred: "n1"}, {ID: 2, Replicas: []placement.NodeID{"n2"}, Preferred: "n2"}},
 		}
 	case 2:
 		c.FinishInit = &placement.FinishInit{ClusterID: []string{"c1", "c2"}[p.IntN(2)]}
@@ -285,6 +285,10 @@ func (p *placementRun) command() placement.Command {
 		c.DropCollection = &placement.DropCollection{Request: p.request(), Name: name}
 	case 10:
 		c.FinishDrop = &placement.FinishDrop{Collection: placement.CollectionID(1 + p.IntN(6)), Group: placement.GroupID(1 + p.IntN(2))}
+	case 11:
+		c.SetLeaders = &placement.SetLeaders{Request: p.request(), Leaders: wire.Leaders(p.IntN(2)), Preferred: []placement.NodeID{
+			[]placement.NodeID{"n1", "n2"}[p.IntN(2)], []placement.NodeID{"n2", "n2", "n1"}[p.IntN(3)], // the last has no replica
+		}}
 	default:
 		c.SetSettings = &placement.SetSettings{Request: p.request(), Settings: wire.Settings{
 			RetentionSeconds: uint64(p.IntN(3)) * 3600, ExplicitCollections: p.Once(3),
@@ -299,6 +303,7 @@ func (p *placementRun) command() placement.Command {
 type catalogModel struct {
 	cluster  string
 	explicit bool
+	leaders  string // where they should be, and which should lead
 	next     placement.CollectionID
 	live     map[string]*modelCollection
 	ever     map[placement.CollectionID]string
@@ -334,6 +339,8 @@ func (m *catalogModel) apply(e *Entry) (answer string) {
 		request = c.DropCollection.Request
 	case c.SetSettings != nil:
 		request = c.SetSettings.Request
+	case c.SetLeaders != nil:
+		request = c.SetLeaders.Request
 	}
 	if request != (wire.RequestID{}) && m.cluster != "" {
 		if answer, ok := m.answers[request]; ok {
@@ -348,6 +355,7 @@ func (m *catalogModel) apply(e *Entry) (answer string) {
 	if c.InitCluster != nil {
 		if m.cluster == "" {
 			m.cluster = c.InitCluster.ClusterID
+			m.leaders = "spread [n1 n2]"
 		}
 		if m.cluster != c.InitCluster.ClusterID {
 			return say(wire.CodeClusterExists, 0)
@@ -395,6 +403,12 @@ func (m *catalogModel) apply(e *Entry) (answer string) {
 		return say(wire.CodeOK, 0)
 	case c.SetSettings != nil:
 		m.explicit = c.SetSettings.Settings.ExplicitCollections
+	case c.SetLeaders != nil:
+		if c.SetLeaders.Preferred[1] != "n2" { // planned for other replicas
+			return say(wire.CodeUnavailable, 0)
+		}
+		m.leaders = fmt.Sprint(c.SetLeaders.Leaders, c.SetLeaders.Preferred)
+		return say(wire.CodeOK, 0)
 	}
 	return ""
 }
@@ -417,6 +431,12 @@ func (m *catalogModel) differs(s *placement.State) string {
 		return fmt.Sprintf("it is cluster %q, the model's is %q", s.ClusterID, m.cluster)
 	case !maps.Equal(got, want):
 		return fmt.Sprintf("the catalog is %v, the model's is %v", got, want)
+	}
+	if s.ClusterID != "" {
+		leaders := fmt.Sprint(s.Leaders, []placement.NodeID{s.Groups[0].Preferred, s.Groups[1].Preferred})
+		if leaders != m.leaders {
+			return fmt.Sprintf("leaders should be %s, the model's %s", leaders, m.leaders)
+		}
 	}
 	return ""
 }
