@@ -220,6 +220,7 @@ func goodFrames() [][]byte {
 		{wire.KindClusterStatus, nil},
 		{wire.KindNodeStatus, nil},
 		{wire.KindSettings, &wire.SettingsRequest{RequestID: id}},
+		{wire.KindLeaders, &wire.LeadersRequest{Leaders: wire.LeadersTogether, RequestID: id}},
 		{wire.KindCancel, nil},
 		{wire.KindConfirm, nil},
 	} {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/impossibledb/idb/client"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/placement"
 )
 
 const (
@@ -28,7 +31,7 @@ func (a *app) clusterCommands() []*cli.Command {
 		Description: `Examples:
   idb cluster init --nodes h1:7400,h2:7400,h3:7400
   idb cluster status`,
-		Subcommands: []*cli.Command{a.clusterInit(), a.clusterStatus(), a.clusterSettings()},
+		Subcommands: []*cli.Command{a.clusterInit(), a.clusterStatus(), a.clusterLeaders(), a.clusterSettings()},
 	}}
 }
 
@@ -67,15 +70,18 @@ that exists is left alone, and that is said.
 
 The number of partitions is a prime and can never be changed; the number of
 shard groups is how many leaders share the writes. --nodes are client addresses.
+--leaders is explained by idb cluster leaders --help, which changes it later.
 
 Examples:
   idb cluster init --nodes 127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420
-  idb cluster init --nodes h1:7400,h2:7400,h3:7400 --shards 16 --partitions 1021`,
+  idb cluster init --nodes h1:7400,h2:7400,h3:7400 --shards 16 --partitions 1021
+  idb cluster init --nodes h1:7400,h2:7400,h3:7400 --leaders together`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "nodes", Usage: "`HOST:PORT,...`: all nodes, by their client addresses"},
 			&cli.UintFlag{Name: "shards", Usage: "`N`: shard groups", Value: 8},
 			&cli.UintFlag{Name: "replicas", Usage: "`N`: replicas of every shard group", DefaultText: "3, or the number of nodes if fewer"},
 			&cli.UintFlag{Name: "partitions", Usage: "`PRIME`: number of partitions", Value: 271},
+			&cli.StringFlag{Name: "leaders", Usage: "`PLACE`: where leaders should be, spread or together", Value: client.LeadersSpread.String()},
 			&cli.DurationFlag{Name: "timeout", Usage: "`DURATION`: when to give up (IDB_TIMEOUT)", DefaultText: initPatience.String()},
 			outputFlag("text"),
 		},
@@ -95,6 +101,9 @@ func (a *app) clusterInitAction(c *cli.Context) error {
 	req := client.InitRequest{Nodes: nodes, Shards: uint32(c.Uint("shards")), Replicas: uint32(c.Uint("replicas")), Partitions: uint32(c.Uint("partitions"))}
 	if !c.IsSet("replicas") {
 		req.Replicas = uint32(min(3, len(nodes)))
+	}
+	if req.Leaders, err = wire.ParseLeaders(c.String("leaders")); err != nil {
+		return usagef("idb cluster init: --leaders %w", err)
 	}
 	limit, err := a.timeout(c, initPatience)
 	if err != nil {
@@ -122,8 +131,8 @@ func (a *app) clusterInitAction(c *cli.Context) error {
 	if reply.Resumed {
 		verb = "completed (an earlier init was interrupted)"
 	}
-	_, err = fmt.Fprintf(a.out, "cluster %s %s: %s, %s, %s\n", reply.ClusterID, verb,
-		plural(len(t.Nodes), "node"), plural(shardGroups(t), "shard group"), plural(len(t.Owners), "partition"))
+	_, err = fmt.Fprintf(a.out, "cluster %s %s: %s, %s, %s, leaders %s\n", reply.ClusterID, verb,
+		plural(len(t.Nodes), "node"), plural(shardGroups(t), "shard group"), plural(len(t.Owners), "partition"), t.Leaders)
 	return err
 }
 
@@ -284,6 +293,114 @@ func (a *app) status(ctx context.Context, c *cli.Context) (statusView, error) {
 		return statusView{}, err
 	}
 	return newStatusView(*s), nil
+}
+
+func (a *app) clusterLeaders() *cli.Command {
+	return &cli.Command{
+		Name: "leaders", ArgsUsage: "PLACE",
+		Usage: "change where the leaders of shard groups should be",
+		Description: `PLACE is one of
+
+  spread    every node a share of the leaders, as far as replicas allow. Each
+            node carries a part of the reads and writes; one that is lost stops
+            its part of the groups until they have elected others. Transactions
+            over several groups go over the network to their leaders.
+  together  leaders on as few nodes as possible: on one, if it has a replica of
+            every group. Transactions over several groups stay within that node
+            and cost less; but it carries all reads and writes, and if it is
+            lost every group stops until it has elected another leader.
+
+Nodes hand leaderships over one after the other, while clients go on working; a
+group that is being handed over takes no writes for that moment. A node that is
+down or behind gets its leaderships when it is back; until then other nodes
+lead, as elections left them. --wait waits for that.
+
+Examples:
+  idb cluster leaders together
+  idb cluster leaders spread --wait 30s`,
+		Flags: clientFlags(
+			outputFlag("text"),
+			&cli.DurationFlag{Name: "wait", Usage: "`DURATION`: until all leaders are there; exit with 7 if they are not", DefaultText: "not at all"},
+		),
+		Action: a.clusterLeadersAction,
+	}
+}
+
+func (a *app) clusterLeadersAction(c *cli.Context) error {
+	format, err := outputFormat(c, "text", "json")
+	if err != nil {
+		return err
+	}
+	place, err := wire.ParseLeaders(c.Args().First())
+	if err != nil {
+		return usagef("idb cluster leaders: %w", err)
+	}
+	var t *client.Topology
+	err = a.withDB(c, func(ctx context.Context, db *client.DB) (err error) {
+		t, err = db.SetLeaders(ctx, place)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.awaitLeaders(c, place); err != nil {
+		return err
+	}
+	view := newLeadersView(*t)
+	if format == "json" {
+		return a.printJSON(view)
+	}
+	_, err = fmt.Fprintln(a.out, view)
+	return err
+}
+
+// awaitLeaders waits, as long as --wait says, until leaders are where they
+// should be.
+func (a *app) awaitLeaders(c *cli.Context, place client.Leaders) error {
+	until := time.Now().Add(c.Duration("wait"))
+	for c.IsSet("wait") {
+		ctx, cancel := context.WithTimeout(c.Context, statusPatience)
+		view, err := a.status(ctx, c)
+		cancel()
+		away := view.away()
+		if err == nil && len(away) == 0 {
+			return nil
+		}
+		if !time.Now().Before(until) {
+			if err != nil {
+				return err
+			}
+			return withCode(exitUnavailable, fmt.Errorf("leaders should be %s now, but after %v %s (they go on moving; idb cluster status shows them)",
+				place, c.Duration("wait"), strings.Join(away, ", ")))
+		}
+		if err := pause(c.Context, waitPoll); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leadersView says who should lead what. It is also its JSON.
+type leadersView struct {
+	Leaders   client.Leaders      `json:"leaders"`
+	Preferred map[string][]string `json:"preferred"` // node → groups
+}
+
+func newLeadersView(t wire.Topology) leadersView {
+	v := leadersView{Leaders: t.Leaders, Preferred: map[string][]string{}}
+	for _, g := range t.Groups {
+		v.Preferred[g.Preferred] = append(v.Preferred[g.Preferred], placement.GroupID(g.ID).String())
+	}
+	return v
+}
+
+// String is a line for eyes.
+func (v leadersView) String() string {
+	var shares []string
+	for _, n := range slices.Sorted(maps.Keys(v.Preferred)) {
+		shares = append(shares, fmt.Sprintf("%s on %s", plural(len(v.Preferred[n]), "shard group"), n))
+	}
+	return fmt.Sprintf("leaders should be %s now: %s", v.Leaders, strings.Join(shares, ", "))
 }
 
 func (a *app) clusterSettings() *cli.Command {

@@ -94,6 +94,8 @@ func (a *app) candidates(ctx context.Context, l line, open, cur, addr string, on
 		return out
 	case l.cmd.Name == "completion" && len(l.words) == 0:
 		return [][2]string{{"bash", ""}, {"zsh", ""}, {"fish", ""}}
+	case l.cmd.Name == "leaders" && len(l.words) == 0:
+		return [][2]string{{"spread", "every node a share"}, {"together", "on as few nodes as possible"}}
 	case len(l.words) == 0 && strings.HasPrefix(l.cmd.ArgsUsage, "COLLECTION"):
 		ctx, cancel := context.WithTimeout(ctx, completionPatience)
 		defer cancel()
@@ -129,6 +131,7 @@ var flagValues = map[string][]string{
 	"output":     {"table", "json"},
 	"log-level":  {"trace", "debug", "info", "warn", "error"},
 	"log-format": {"text", "json"},
+	"leaders":    {"spread", "together"},
 	"nodes":      {"1", "3"},
 	"faults":     slices.Concat([]string{"all", "none"}, chaos.Kinds),
 	"workload":   workload.Names(),

@@ -80,6 +80,11 @@ func TestWrongCommandLines(t *testing.T) {
 		{"", "cluster init --nodes h1"},
 		{"", "cluster init --nodes h1:1,h1:1"},
 		{"", "cluster init --nodes h1:1 --shards many"},
+		{"", "cluster init --nodes h1:1 --leaders apart"},
+		{"", "cluster leaders"},
+		{"", "cluster leaders apart"},
+		{"", "cluster leaders together spread"},
+		{"", "cluster leaders together -o table"},
 		{"", "cluster status -o xml"},
 		{"", "cluster settings --retention 1ms"},
 		{"", "collection create users --retention long"},
@@ -196,7 +201,7 @@ func TestExitCodes(t *testing.T) {
 func TestComplete(t *testing.T) {
 	var b strings.Builder
 	for _, words := range [][]string{
-		{""}, {"c"}, {"cluster", ""}, {"cluster", "init", "--"}, {"get", "--a"}, {"cluster", "status", "-o", ""}, {"cluster", "status", "-o", "j"},
+		{""}, {"c"}, {"cluster", ""}, {"cluster", "init", "--"}, {"cluster", "init", "--leaders", ""}, {"cluster", "leaders", ""}, {"get", "--a"}, {"cluster", "status", "-o", ""}, {"cluster", "status", "-o", "j"},
 		{"node", "--log-level", ""}, {"completion", ""}, {"help", "col"}, {"get", "users", ""}, {"put", "--", "--"}, {"nonsense", ""},
 	} {
 		code, out, errOut := runCLI(t, "", []string{"IDB_ADDR=127.0.0.1:1"}, append([]string{completeCommand, "--"}, words...)...)

@@ -241,6 +241,9 @@ func TestSession(t *testing.T) {
 	step("cluster", "settings", "--explicit-collections")
 	step("put", "fresh", "a", "{}")
 	step("cluster", "settings", "--explicit-collections=false")
+	step("cluster", "leaders", "together", "--wait", "20s")
+	step("cluster", "leaders", "spread", "-o", "json")
+	step("cluster", "leaders", "apart")
 
 	note("import and export")
 	step("import", "people", "FILES/people.ndjson")
@@ -315,6 +318,26 @@ func TestThreeNodes(t *testing.T) {
 	}
 	if len(v.Nodes) != 3 || len(v.Groups) != 4 || v.Groups[1].Leader == "" || len(v.Groups[1].Replicas) != 3 {
 		t.Errorf("status %+v", v)
+	}
+	// All leaders on one node, and back.
+	for _, place := range []string{"together", "spread"} {
+		env := []string{"IDB_ADDR=" + last, "IDB_TIMEOUT=20s"}
+		code, out, errOut = runCLI(t, "", env, "cluster", "leaders", place, "--wait", "30s")
+		if code != exitOK || !strings.HasPrefix(out, "leaders should be "+place+" now: ") {
+			t.Errorf("cluster leaders %s: exit code %d, %q, %q", place, code, out, errOut)
+		}
+		_, out, _ = runCLI(t, "", env, "cluster", "status", "-o", "json")
+		v = statusView{}
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Fatalf("cluster status: %v: %s", err, out)
+		}
+		led := map[string]int{}
+		for _, g := range v.Groups[1:] {
+			led[g.Leader]++
+		}
+		if want := map[string]int{"together": 1, "spread": 3}[place]; v.Leaders.String() != place || len(led) != want {
+			t.Errorf("leaders %s: the status has %s, and nodes lead %v", place, v.Leaders, led)
+		}
 	}
 
 	const file, lines = "../../../testdata/earthquakes.ndjson", 1707

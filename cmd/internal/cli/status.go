@@ -18,6 +18,7 @@ type statusView struct {
 	ClusterID   string         `json:"cluster"`
 	Epoch       uint64         `json:"epoch"`
 	Catalog     uint64         `json:"catalog"`
+	Leaders     wire.Leaders   `json:"leaders"` // where they should be
 	Partitions  int            `json:"partitions"`
 	Collections int            `json:"collections"`
 	Documents   uint64         `json:"documents"`
@@ -49,7 +50,8 @@ type nodeView struct {
 type groupView struct {
 	ID         uint32        `json:"id"`
 	Name       string        `json:"name"`
-	Leader     string        `json:"leader"` // empty: none
+	Leader     string        `json:"leader"`              // empty: none
+	Preferred  string        `json:"preferred,omitempty"` // who should lead
 	Term       uint64        `json:"term"`
 	Commit     uint64        `json:"commit"`
 	Applied    uint64        `json:"applied"` // by the leader
@@ -74,7 +76,7 @@ type replicaView struct {
 func newStatusView(s wire.ClusterStatus) statusView {
 	v := statusView{
 		ClusterID: s.Topology.ClusterID, Epoch: s.Topology.Epoch, Catalog: s.Topology.Catalog,
-		Partitions: len(s.Topology.Owners), Problems: []string{},
+		Leaders: s.Topology.Leaders, Partitions: len(s.Topology.Owners), Problems: []string{},
 		Nodes: []nodeView{}, Groups: []groupView{}, Settings: &s.Topology.Settings,
 	}
 	for _, c := range s.Topology.Collections {
@@ -153,7 +155,7 @@ func newStatusView(s wire.ClusterStatus) statusView {
 // newGroupView takes leader and term from the newest term that a leader
 // answers for, or else from what most recent followers believe.
 func newGroupView(g wire.GroupInfo, answers map[string]wire.NodeAnswer) groupView {
-	v := groupView{ID: g.ID, Name: placement.GroupID(g.ID).String(), Replicas: []replicaView{}}
+	v := groupView{ID: g.ID, Name: placement.GroupID(g.ID).String(), Preferred: g.Preferred, Replicas: []replicaView{}}
 	led := false
 	var commit uint64
 	for _, id := range g.Replicas {
@@ -184,6 +186,21 @@ func newGroupView(g wire.GroupInfo, answers map[string]wire.NodeAnswer) groupVie
 	return v
 }
 
+// away says of every shard group that is not led by who should lead it, who
+// leads it.
+func (v statusView) away() (out []string) {
+	for _, g := range v.Groups {
+		switch {
+		case g.Preferred == "" || g.Leader == g.Preferred:
+		case g.Leader == "":
+			out = append(out, fmt.Sprintf("%s has no leader", g.Name))
+		default:
+			out = append(out, fmt.Sprintf("%s is led by %s and not by %s", g.Name, g.Leader, g.Preferred))
+		}
+	}
+	return out
+}
+
 // statusOf is a node's replica of a group, if the node answered and has one.
 func statusOf(a wire.NodeAnswer, group uint32) (wire.GroupStatus, bool) {
 	if a.Error == "" {
@@ -199,8 +216,8 @@ func statusOf(a wire.NodeAnswer, group uint32) (wire.GroupStatus, bool) {
 // writeTable prints the view for eyes.
 func (v statusView) writeTable(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "cluster %s, map epoch %d: %s, %s, %s, %s, %s\n\n",
-		v.ClusterID, v.Epoch, plural(len(v.Nodes), "node"), plural(max(0, len(v.Groups)-1), "shard group"),
+	fmt.Fprintf(&b, "cluster %s, map epoch %d: %s, %s, leaders %s, %s, %s, %s\n\n",
+		v.ClusterID, v.Epoch, plural(len(v.Nodes), "node"), plural(max(0, len(v.Groups)-1), "shard group"), v.Leaders,
 		plural(v.Partitions, "partition"), plural(v.Collections, "collection"), plural(int(v.Documents), "document"))
 
 	t := table{head: []string{"NODE", "STATE", "CLIENT ADDRESS", "REGION/ZONE", "LEADS", "REPLICAS", "DISK USED", "DISK FREE", "MEMORY", "UP"}, right: map[int]bool{4: true, 5: true, 6: true, 7: true, 8: true, 9: true}}

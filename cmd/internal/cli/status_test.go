@@ -28,7 +28,8 @@ func threeNodes() wire.ClusterStatus {
 	s := wire.ClusterStatus{
 		Topology: wire.Topology{
 			ClusterID: "5f0c", Epoch: 1, Catalog: 4, Owners: []uint32{1, 2, 1, 2, 1}, Nodes: nodes,
-			Groups:      []wire.GroupInfo{{ID: 2, Replicas: all, Leader: "n3"}, {ID: 1, Replicas: all, Leader: "n1"}},
+			Groups:      []wire.GroupInfo{{ID: 2, Replicas: all, Leader: "n3", Preferred: "n3"}, {ID: 1, Replicas: all, Leader: "n1", Preferred: "n3"}},
+			Leaders:     wire.LeadersTogether,
 			Collections: []wire.CollectionInfo{{ID: 1, Name: "users"}, {ID: 2, Name: "old", Dropping: true}},
 		},
 		Nodes: []wire.NodeAnswer{
@@ -59,6 +60,18 @@ func TestStatusJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "status-json", string(b)+"\n")
+}
+
+// A group that is not led by who should lead it is named.
+func TestLeadersAway(t *testing.T) {
+	v := newStatusView(threeNodes())
+	if got := strings.Join(v.away(), ", "); got != "g1 is led by n1 and not by n3, g2 has no leader" {
+		t.Errorf("away: %q", got)
+	}
+	v.Groups[1].Leader, v.Groups[2].Leader = "n3", "n3"
+	if got := v.away(); len(got) != 0 {
+		t.Errorf("nothing is away, but %q", got)
+	}
 }
 
 // TestStatusOfAnything: any part of the answer may be missing.
