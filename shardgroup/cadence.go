@@ -12,6 +12,10 @@ const (
 	// lightLoad is how many commands a node has to have, waiting and in flight,
 	// before an entry waits for anything but its own group.
 	lightLoad = 8
+	// restLoad is how many commands it has to have before a round waits for
+	// callers. With fewer the machine is idle meanwhile, and what the entries
+	// save is less than the wait costs.
+	restLoad = 32
 	// restFor is how long a round waits for the callers of the one before.
 	restFor = time.Millisecond
 	// restShare is the part of them, in percent, that it does not wait beyond.
@@ -26,8 +30,8 @@ const (
 // is much to do. What an entry costs, in messages, syncs and hand-overs on
 // every replica, hardly depends on how many commands it carries, and groups
 // that start together share syncs; so under load a round begins when the one
-// before has landed and most of its callers are back with their next command.
-// Under light load nothing waits.
+// before has landed, and under heavy load, most of its callers are back with
+// their next command. Under light load nothing waits.
 type cadence struct {
 	logs *seglog.Log // that the groups write to; nil: bursts are not announced
 
@@ -76,7 +80,7 @@ func (c *cadence) leave(round uint64) {
 	if c.flying--; c.flying == 0 {
 		c.tookLocked(time.Since(c.began))
 		c.enough = c.most * restShare / 100
-		if c.most < lightLoad || c.queued >= c.enough {
+		if c.most < restLoad || c.queued >= c.enough {
 			turn = c.nextLocked()
 		} else {
 			c.resting = true

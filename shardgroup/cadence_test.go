@@ -75,33 +75,44 @@ func TestCadenceTogether(t *testing.T) {
 	})
 }
 
-// A round that has landed leaves its callers a moment to come back.
+// A round that has landed leaves its callers a moment to come back, if there are
+// many of them.
 func TestCadenceRests(t *testing.T) {
-	for _, back := range []int{0, 10} {
-		synctest.Test(t, func(t *testing.T) {
-			var c cadence
-			defer c.stop()
-			c.came(20)
-			first, _ := ask(&c, seat())
-			c.moved(-10, 10)
-			next := seat()
-			ask(&c, next)
-			c.moved(0, -10)
-			c.leave(first)
-			synctest.Wait()
-			if r := turn(next); r != 0 {
-				t.Fatal("the next round began before the callers of the last one were back")
-			}
-			if back > 0 {
-				time.Sleep(restFor / 2)
-				c.came(back)
-			} else {
-				time.Sleep(restFor)
-			}
-			synctest.Wait()
-			if r := turn(next); r == 0 {
-				t.Errorf("with %d callers back the next round did not begin", back)
-			}
+	for _, c := range []struct {
+		name       string
+		load, back int
+		rests      time.Duration
+	}{
+		{"few callers", restLoad - 1, 0, 0},
+		{"many, and none back", restLoad, 0, restFor},
+		{"many, and most of them back", restLoad, restLoad / 2, restFor / 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var cad cadence
+				defer cad.stop()
+				cad.came(c.load)
+				first, _ := ask(&cad, seat())
+				cad.moved(-c.load/2, c.load/2)
+				next := seat()
+				ask(&cad, next)
+				cad.moved(0, -c.load/2)
+				landed := time.Now()
+				cad.leave(first)
+				if c.back > 0 {
+					time.AfterFunc(restFor/2, func() { cad.came(c.back) })
+				}
+				for turn(next) == 0 {
+					if time.Since(landed) > restFor {
+						t.Fatal("the next round did not begin")
+					}
+					time.Sleep(restFor / 100)
+					synctest.Wait()
+				}
+				if rested := time.Since(landed); rested > c.rests+restFor/50 || rested < c.rests {
+					t.Errorf("the next round began after %s, want %s", rested, c.rests)
+				}
+			})
 		})
 	}
 }
