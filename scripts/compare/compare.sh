@@ -2,7 +2,8 @@
 # Runs databases in turn, several rounds, on three nodes each, and prints the table.
 #
 #   compare.sh                     documents: etcd and idb, takes about four minutes
-#   compare.sh transfers           transactions: etcd, PostgreSQL and idb, about six
+#   compare.sh transfers           transactions: etcd, PostgreSQL and idb, its leaders
+#                                  spread and then together, about eight
 #   DUR=20s ROUNDS=3 compare.sh    longer
 #
 # PEERS, CLIENTS, DUR, WARM, ROUNDS, KEYS, OUT: see README.md. Ratios count, not
@@ -13,9 +14,15 @@ W=${WORKDIR:-$P}
 race=${1:-documents}
 case $race in
   documents) PEERS=${PEERS:-etcd idb} ;;
-  transfers) PEERS=${PEERS:-etcd pg idb} CLIENTS=${CLIENTS:-16 64} ;;
+  transfers) PEERS=${PEERS:-etcd pg idb idb:together} CLIENTS=${CLIENTS:-16 64} ;;
   *) echo "compare.sh: unknown race $race (documents, transfers)" >&2; exit 2 ;;
 esac
+for peer in $PEERS; do
+  case $peer in
+    idb | idb:spread | idb:together) ;;
+    idb:*) echo "compare.sh: $peer: leaders are spread or together (idb:spread, idb:together)" >&2; exit 2 ;;
+  esac
+done
 ROUNDS=${ROUNDS:-2} DUR=${DUR:-10s} WARM=${WARM:-3s} KEYS=${KEYS:-100000}
 OUT=${OUT:-$W/results.jsonl}
 case " $PEERS " in *" etcd "*) [ -x "$W/bin/etcd" ] || "$P/build.sh" etcd ;; esac
@@ -24,12 +31,16 @@ case " $PEERS " in *" etcd "*) [ -x "$W/bin/etcd" ] || "$P/build.sh" etcd ;; esa
 endpoints() {
   case $1 in
     etcd) echo 127.0.0.1:12379,127.0.0.1:22379,127.0.0.1:32379 ;;
-    idb) echo 127.0.0.1:17401,127.0.0.1:17402,127.0.0.1:17403 ;;
+    idb*) echo 127.0.0.1:17401,127.0.0.1:17402,127.0.0.1:17403 ;;
     pg*) echo 127.0.0.1:15432,127.0.0.1:25432,127.0.0.1:35432 ;;
   esac
 }
-# A peer may be named with a mode of the load program: pg:pipelined.
+# A peer may be named with a mode: of the load program (pg:pipelined), or, of
+# idb, where the leaders of its shard groups are (idb:together).
 server() { echo "${1%%:*}"; }
+leaders() { # peer
+  case $1 in idb:*) echo "${1#*:}" ;; *) echo spread ;; esac
+}
 load() { # peer workload clients [option...]
   local peer=$1 workload=$2 clients=$3 mode=
   shift 3
@@ -60,7 +71,7 @@ for round in $(seq "$ROUNDS"); do
   [ $((round % 2)) = 0 ] && order=$(printf '%s\n' $PEERS | tac)
   for peer in $order; do
     name=$(server "$peer")
-    "$P/peers.sh" "$name" start
+    LEADERS=$(leaders "$peer") "$P/peers.sh" "$name" start
     "$W/bin/load" -workload ready -peer "$name" -endpoints "$(endpoints "$peer")" >/dev/null
     "$race" "$peer"
     "$P/peers.sh" "$name" stop

@@ -1,6 +1,7 @@
 #!/bin/bash
 # peers.sh PEER start|stop|kill9|clean [NODE]   (no NODE: all). Everything on 127.0.0.1.
 # Peers: etcd, idb, nats (acknowledges before fsync), nats-sync, pg, rqlite.
+# SHARDS (8) and LEADERS (spread, together) are of the idb cluster when it is formed.
 # Pids in run/PEER/N.pid, data in run/PEER/dataN, logs in run/PEER/N.log. Only
 # processes of these pid files are ended.
 set -u
@@ -70,11 +71,17 @@ stop1() { # node signal
 form() {
   [ $peer = idb ] && [ -z "$only" ] && [ ! -f $R/formed ] || return 0
   for _ in $(seq 100); do
-    $W/bin/idb cluster init --nodes 127.0.0.1:17401,127.0.0.1:17402,127.0.0.1:17403 --shards ${SHARDS:-8} >$R/init.log 2>&1 && { touch $R/formed; return 0; }
+    $W/bin/idb cluster init --nodes 127.0.0.1:17401,127.0.0.1:17402,127.0.0.1:17403 --shards ${SHARDS:-8} ${LEADERS:+--leaders $LEADERS} >$R/init.log 2>&1 && { settle; return; }
     sleep 0.1
   done
   cat $R/init.log >&2
   return 1
+}
+# Leaders are where they should be before anything is measured. Without LEADERS
+# nothing is said of them: the binary may be one that cannot be asked.
+settle() {
+  [ -z "${LEADERS:-}" ] || $W/bin/idb cluster leaders $LEADERS --addr 127.0.0.1:17401 --wait 30s >>$R/init.log 2>&1 || { cat $R/init.log >&2; return 1; }
+  touch $R/formed
 }
 case $cmd in
   start) for n in $nodes; do start1 $n; done; form ;;

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"slices"
@@ -76,15 +77,14 @@ func mean(v []int64) float64 {
 	return float64(s) / float64(len(v))
 }
 
-// table prints the goals from the results in file. A figure is the mean over
-// the rounds; the spread of the rounds stands beside it.
+// table prints the goals from the results in file.
 func table(file string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var all []result
+	var all rows
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		var r result
 		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
@@ -95,72 +95,142 @@ func table(file string) error {
 		}
 		all = append(all, r)
 	}
-	figures := func(label string, g goal) (mean, low, high float64) {
-		var v []float64
-		for _, r := range all {
-			if r.Label == label && r.Workload == g.workload && r.C == g.clients && r.Accounts == g.accounts {
-				v = append(v, g.figure(r))
-			}
-		}
-		if len(v) == 0 {
-			return math.NaN(), math.NaN(), math.NaN()
-		}
-		for _, x := range v {
-			mean += x / float64(len(v))
-		}
-		return mean, slices.Min(v), slices.Max(v)
-	}
-	var others []string
-	for _, r := range all {
-		if r.Label != "idb" && !slices.Contains(others, r.Label) {
-			others = append(others, r.Label)
-		}
-	}
-	slices.Sort(others)
-	fmt.Printf("| |")
-	for _, o := range others {
-		fmt.Printf(" %s |", peerTitle(o))
-	}
-	fmt.Printf(" idb |")
-	for _, o := range others {
-		fmt.Printf(" idb / %s |", peerTitle(o))
-	}
-	fmt.Println(" goal | |")
-	fmt.Println("|" + strings.Repeat("---|", 2*len(others)+4))
-	for _, g := range goals {
-		im, il, ih := figures("idb", g)
-		if math.IsNaN(im) {
-			continue // not run
-		}
-		line, ratios := "", ""
-		var want, verdict []string
-		for _, o := range others {
-			m, l, h := figures(o, g)
-			line += " " + figure(m, l, h, g.unit) + " |"
-			ratio := im / m
-			ratios += fmt.Sprintf(" %.2f |", ratio)
-			factor, ok := g.factor[o]
-			if !ok {
-				continue
-			}
-			met, sign := ratio <= factor, "≤"
-			if g.more {
-				met, sign = ratio >= factor, "≥"
-			}
-			goal := fmt.Sprintf("%s %g", sign, factor)
-			if len(g.factor) > 1 {
-				goal = peerTitle(o) + " " + goal
-			}
-			want = append(want, goal)
-			if met {
-				verdict = append(verdict, "met")
-			} else {
-				verdict = append(verdict, "missed")
-			}
-		}
-		fmt.Printf("| %s |%s %s |%s %s | %s |\n", g.name, line, figure(im, il, ih, g.unit), ratios, strings.Join(want, ", "), strings.Join(verdict, ", "))
+	if err := all.write(os.Stdout); err != nil {
+		return err
 	}
 	return conserved(all)
+}
+
+// rows are of several peers.
+type rows []result
+
+// isIdb says that a row is of idb, in one mode of it or another: the goals are
+// for each of them.
+func isIdb(label string) bool { return label == "idb" || strings.HasPrefix(label, "idb ") }
+
+// peers are the labels of idb, and of the others, each in order.
+func (all rows) peers() (ours, others []string) {
+	for _, r := range all {
+		list := &others
+		if isIdb(r.Label) {
+			list = &ours
+		}
+		if !slices.Contains(*list, r.Label) {
+			*list = append(*list, r.Label)
+		}
+	}
+	slices.Sort(ours)
+	slices.Sort(others)
+	return ours, others
+}
+
+// spread is a figure over the rounds: its mean, and the rounds' extremes. NaN:
+// it was not measured.
+type spread struct{ mean, low, high float64 }
+
+func (all rows) figure(label string, g goal) spread {
+	var v []float64
+	for _, r := range all {
+		if r.Label == label && r.Workload == g.workload && r.C == g.clients && r.Accounts == g.accounts {
+			v = append(v, g.figure(r))
+		}
+	}
+	if len(v) == 0 {
+		return spread{math.NaN(), math.NaN(), math.NaN()}
+	}
+	s := spread{low: slices.Min(v), high: slices.Max(v)}
+	for _, x := range v {
+		s.mean += x / float64(len(v))
+	}
+	return s
+}
+
+// write prints a line for each goal that idb was measured for: the figures of
+// all, the ratios of each idb to each other peer, and what came of the goal. A
+// figure is the mean over the rounds; the spread of the rounds stands beside it.
+func (all rows) write(w io.Writer) error {
+	ours, others := all.peers()
+	head := []string{""}
+	for _, p := range slices.Concat(others, ours) {
+		head = append(head, peerTitle(p))
+	}
+	for _, i := range ours {
+		for _, o := range others {
+			head = append(head, peerTitle(i)+" / "+peerTitle(o))
+		}
+	}
+	head = append(head, "goal", "")
+	var b strings.Builder
+	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	line(head)
+	fmt.Fprintln(&b, "|"+strings.Repeat("---|", len(head)))
+	for _, g := range goals {
+		var figures, ratios, verdicts []string
+		measured := false
+		for _, o := range others {
+			figures = append(figures, all.figure(o, g).text(g.unit))
+		}
+		for _, i := range ours {
+			mine := all.figure(i, g)
+			figures = append(figures, mine.text(g.unit))
+			measured = measured || !math.IsNaN(mine.mean)
+			var met []string
+			for _, o := range others {
+				ratio := mine.mean / all.figure(o, g).mean
+				if math.IsNaN(ratio) {
+					ratios = append(ratios, "–")
+					continue
+				}
+				ratios = append(ratios, fmt.Sprintf("%.2f", ratio))
+				if verdict := g.verdict(o, ratio); verdict != "" {
+					met = append(met, verdict)
+				}
+			}
+			switch verdict := strings.Join(met, ", "); {
+			case verdict == "":
+			case len(ours) > 1:
+				verdicts = append(verdicts, i+": "+verdict)
+			default:
+				verdicts = append(verdicts, verdict)
+			}
+		}
+		if measured {
+			line(slices.Concat([]string{g.name}, figures, ratios, []string{g.wanted(others), strings.Join(verdicts, "; ")}))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// wanted is what ratios are asked for, to the peers that there are.
+func (g goal) wanted(others []string) string {
+	var want []string
+	for _, o := range others {
+		if factor, ok := g.factor[o]; ok {
+			sign := "≤"
+			if g.more {
+				sign = "≥"
+			}
+			text := fmt.Sprintf("%s %g", sign, factor)
+			if len(g.factor) > 1 {
+				text = peerTitle(o) + " " + text
+			}
+			want = append(want, text)
+		}
+	}
+	return strings.Join(want, ", ")
+}
+
+// verdict is what a ratio to a peer means for the goal; empty: none is set.
+func (g goal) verdict(other string, ratio float64) string {
+	factor, ok := g.factor[other]
+	switch {
+	case !ok:
+		return ""
+	case g.more && ratio >= factor, !g.more && ratio <= factor:
+		return "met"
+	}
+	return "missed"
 }
 
 // peerTitle is how a peer is called in the table.
@@ -188,7 +258,9 @@ func conserved(all []result) error {
 	return nil
 }
 
-func figure(mean, low, high float64, unit string) string {
+// text is the figure in a cell.
+func (s spread) text(unit string) string {
+	mean, low, high := s.mean, s.low, s.high
 	if math.IsNaN(mean) {
 		return "–"
 	}
