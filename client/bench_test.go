@@ -77,6 +77,7 @@ func BenchmarkOperations(b *testing.B) {
 		Text string `idb:"text"`
 	}
 	value := small{"Ada", strings.Repeat("x", 1000)}
+	one := []string{"key-1"}
 	ops := []struct {
 		name string
 		do   func() error
@@ -84,6 +85,7 @@ func BenchmarkOperations(b *testing.B) {
 		{"put-raw", func() error { _, err := docs.Put(ctx, "key-1", raw); return err }},
 		{"put-struct", func() error { _, err := docs.Put(ctx, "key-1", &value); return err }},
 		{"get", func() error { _, err := docs.Get(ctx, "key-1"); return err }},
+		{"get-many", func() error { _, err := docs.GetMany(ctx, one); return err }},
 		{"get-struct", func() error { var v small; return docs.GetInto(ctx, "key-1", &v) }},
 		{"update", func() error { _, err := docs.Update(ctx, "key-1", client.Inc("n", 1)); return err }},
 	}

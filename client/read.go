@@ -357,8 +357,11 @@ const parallel = 16
 // each runs f for 0 … n-1, the last in the caller's goroutine, and joins them.
 // The error is the first one that any gave.
 func each(n int, f func(int) error) error {
-	if n == 0 {
+	switch n {
+	case 0:
 		return nil
+	case 1:
+		return f(0)
 	}
 	var (
 		wg    sync.WaitGroup

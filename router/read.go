@@ -218,6 +218,10 @@ func (l *lookup) subject(i int) subject { return subject{l.req.Collection, l.req
 // read answers from the replica here, once it is confirmed that it may.
 func (l *lookup) read(ctx context.Context, g Group, items []int) {
 	at := fsm.At{Version: l.req.AtVersion, Time: hlc.Timestamp(l.req.AtTime)}
+	keys := make([]fsm.ReadKey, len(items))
+	for n, i := range items {
+		keys[n] = l.key(i)
+	}
 	var err error
 	if at.Time != 0 {
 		err = g.ReadAt(ctx, at.Time)
@@ -225,20 +229,12 @@ func (l *lookup) read(ctx context.Context, g Group, items []int) {
 		err = g.ReadIndex(ctx)
 	}
 	if err == nil && at.Version == 0 && g.Machine().LocksHeld() > 0 {
-		keys := make([]fsm.ReadKey, len(items))
-		for n, i := range items {
-			keys[n] = l.key(i)
-		}
 		err = g.ClearReads(ctx, keys, at.Time)
 	}
 	if err == nil && !l.room(ctx) {
 		err = shardgroup.ErrTimeout
 	}
 	if err == nil {
-		keys := make([]fsm.ReadKey, len(items))
-		for n, i := range items {
-			keys[n] = l.key(i)
-		}
 		err = g.Machine().Visit(keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(items[n], d, err) })
 	}
 	if err != nil {
