@@ -1,13 +1,17 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/impossibledb/idb/client"
 )
 
 // Event is one line of a schedule: what happens to whom, and when.
@@ -62,6 +66,9 @@ var verbs = map[string]verb{
 	"drift clock": {1, []string{"gains"}, "the wall clock gains that much a second, or loses it (-)", driftClock},
 	"set clock":   {1, nil, "the wall clock is right", each(func(x *stage, n *Node) { n.SetClock() })},
 
+	"gather leaders": {0, nil, "an operator wants the leaders of all groups together", place(client.LeadersTogether)},
+	"spread leaders": {0, nil, "an operator wants every machine to have a share of them", place(client.LeadersSpread)},
+
 	"heal network": {0, nil, "every link is as it was", func(x *stage, _ *Event, _, _ []*Node) error { x.c.Net.Heal(); return nil }},
 	"heal":         {0, nil, "everything works and runs", func(x *stage, _ *Event, _, _ []*Node) error { x.c.Heal(); return nil }},
 }
@@ -69,8 +76,11 @@ var verbs = map[string]verb{
 // stage is where a schedule is played.
 type stage struct {
 	c   *Cluster
+	db  *client.DB // the operator's; events go on while it waits for an answer
 	rng *rand.Rand
 	it  []*Node // whom the last event that named somebody was about
+
+	bg sync.WaitGroup // requests of the operator
 }
 
 func each(f func(*stage, *Node)) func(*stage, *Event, []*Node, []*Node) error {
@@ -78,6 +88,23 @@ func each(f func(*stage, *Node)) func(*stage, *Event, []*Node, []*Node) error {
 		for _, n := range who {
 			f(x, n)
 		}
+		return nil
+	}
+}
+
+// place asks for leaders to be somewhere. What becomes of it is noted: while
+// machines are away it may be refused, or not be known.
+func place(l client.Leaders) func(*stage, *Event, []*Node, []*Node) error {
+	return func(x *stage, _ *Event, _, _ []*Node) error {
+		x.bg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if _, err := x.db.SetLeaders(ctx, l); err != nil {
+				x.c.note("leaders %s: %v", l, err)
+				return
+			}
+			x.c.note("leaders %s: decided", l)
+		})
 		return nil
 	}
 }

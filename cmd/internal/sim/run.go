@@ -96,7 +96,8 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 	defer load.Stop()
 	c.note("the load begins")
 
-	stage := &stage{c: c, rng: rand.New(rand.NewPCG(seed, 3))}
+	stage := &stage{c: c, db: dbs[0], rng: rand.New(rand.NewPCG(seed, 3))}
+	defer stage.bg.Wait()
 	loadBegun := time.Now()
 	res.begun = loadBegun
 	for i := range p.Events {
@@ -115,6 +116,7 @@ func Run(ctx context.Context, p *Plan, seed uint64, log hclog.Logger) (*Result, 
 		res.State = append(res.State, err)
 	}
 	load.Stop()
+	stage.bg.Wait()
 	res.Answered, res.worked = load.Answered(), time.Since(loadBegun)
 	ready, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
