@@ -206,10 +206,13 @@ func RandomPlan(seed uint64, workloads []string) *Plan {
 	for range 2 + rng.IntN(5) {
 		n.episode()
 	}
-	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	if slices.ContainsFunc(p.Load, workload.Transactional) && p.Shards < 3 && rng.IntN(4) > 0 {
 		p.Shards = 2 + rng.IntN(2) // within one group there is not much to a transaction
 	}
+	if rng.IntN(4) == 0 {
+		n.operator()
+	}
+	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
 }
 
@@ -275,6 +278,13 @@ func (n *nemesis) sides() (string, string) {
 		return "n1", "clients"
 	}
 	return strings.Join(a, " "), strings.Join(b, " ")
+}
+
+// operator changes his mind about where leaders should be.
+func (n *nemesis) operator() {
+	for range 1 + n.rng.IntN(4) {
+		n.add(n.between(500*time.Millisecond, n.p.Lasts), "%s leaders", n.pick("gather", "spread"))
+	}
 }
 
 // episode is something that goes wrong, and its end.
