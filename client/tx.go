@@ -370,7 +370,7 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 // requestLocked is the commit as one request; the collection that was written
 // first comes first, for it has the home.
 func (tx *Tx) requestLocked() wire.CommitRequest {
-	req := wire.CommitRequest{ID: tx.id, Born: uint64(tx.born), Attempt: tx.attempt, TimeoutMillis: uint32(min(max(time.Until(tx.deadline), time.Second), 10*time.Second).Milliseconds())}
+	req := wire.CommitRequest{ID: tx.id, Born: uint64(tx.born), Attempt: tx.attempt, TimeoutMillis: uint32(min(max(time.Until(tx.deadline), time.Second), 10*time.Second).Milliseconds()), Locked: tx.locksLocked() > 0}
 	add := func(c *txColl) {
 		w := wire.TxnCollection{Name: c.name, Ranges: c.ranges}
 		for _, id := range c.ids {

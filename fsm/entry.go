@@ -39,6 +39,10 @@ import (
 //	settle   abort u8 | raise u64
 //	commit   n uvarint | (partition uvarint, part) ...
 //	forget   nothing
+//	stage    as prepare, and before it: participants uvarint, partition uvarint ...
+//	confirm  at u64
+//	reject   nothing
+//	poll     deny u8 | raise u64
 //
 // and, with a request (Request) before their fields, decide write and commit write.
 //
@@ -69,11 +73,16 @@ const (
 	kindSettle  commandKind = 19
 	kindCommit  commandKind = 20
 	kindForget  commandKind = 21
+	kindStage   commandKind = 22
+	kindConfirm commandKind = 23
 
 	kindCommitWrite commandKind = 32
 	kindDecideWrite commandKind = 33
 
-	// 22 and 23 are reserved for transactions, 24 to 31 for partition moves, 34 to 39 for indexes and schemas.
+	kindReject commandKind = 40
+	kindPoll   commandKind = 41
+
+	// 24 to 31 are reserved for partition moves, 34 to 39 for indexes and schemas.
 )
 
 const (
@@ -352,7 +361,8 @@ func (d *entryDecoder) command() {
 		c.Digest = &Digest{At: d.uvarint(), Value: d.u64()}
 	case kindMark:
 		c.Mark = d.mark()
-	case kindPrepare, kindDecide, kindResolve, kindSettle, kindCommit, kindForget, kindCommitWrite, kindDecideWrite:
+	case kindPrepare, kindDecide, kindResolve, kindSettle, kindCommit, kindForget, kindCommitWrite, kindDecideWrite,
+		kindStage, kindConfirm, kindReject, kindPoll:
 		c.Txn = d.txn(kind)
 	default:
 		d.bad = fmt.Errorf("command of kind %d: %w", kind, ErrNewer)

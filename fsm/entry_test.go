@@ -51,6 +51,10 @@ func everyCommand() []Command {
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id, KeepDoc: true}, Decide: &Decide{MaxP: 77, Participants: []placement.PartitionID{270, 1}, Part: testPart(doc)}}},
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id}, Commit: &Commit{Parts: []PartitionPart{{1, txn.Part{}}, {3, testPart(doc)}}}}},
 		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Request: &Request{ID: id, Refused: &Refused{Code: wire.CodeDuplicateValue, Version: 300, Detail: "why"}}, Commit: &Commit{Parts: []PartitionPart{{3, txn.Part{Reads: []txn.Read{{Collection: 1, ID: "x", At: 4}}}}}}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Prepare: &Prepare{Participants: []placement.PartitionID{270, 1}, Home: 3, Deadline: 9, Born: 8, Part: testPart(doc)}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Confirm: &Confirm{At: 78}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 3, Epoch: 12, Reject: &Reject{}}},
+		{Time: 7, Txn: &Txn{ID: txn.ID(id), Partition: 270, Epoch: 12, Poll: &Poll{Deny: true, Raise: 5}}},
 	}
 }
 

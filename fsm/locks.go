@@ -34,6 +34,11 @@ type held struct {
 	size int // of the record
 }
 
+// staged is home's answer to who asks about what it has staged.
+func (h *held) staged() txn.Answer {
+	return txn.Answer{State: txn.Staged, At: h.rec.At, Participants: h.rec.Participants, Duplicate: true}
+}
+
 // lockTable is what the records of prepared and committed transactions say, by
 // what is asked of it. It repeats rows: losing it loses nothing.
 type lockTable struct {
@@ -277,6 +282,31 @@ type Holder struct {
 	Document   string
 }
 
+// Staged says whether this is the home of the transaction, and has staged it.
+func (m *Machine) Staged(home placement.PartitionID, id txn.ID) bool {
+	if m.locks.count.Load() == 0 {
+		return false
+	}
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	h := m.locks.table.prepared[txnKey{home, id}]
+	return h != nil && len(h.rec.Participants) > 0
+}
+
+// Changed is closed when any transaction has let go of its locks, or taken some.
+func (m *Machine) Changed() <-chan struct{} {
+	m.locks.mu.Lock()
+	defer m.locks.mu.Unlock()
+	return m.locks.changedLocked()
+}
+
+func (b *lockBoard) changedLocked() chan struct{} {
+	if b.changed == nil {
+		b.changed = make(chan struct{})
+	}
+	return b.changed
+}
+
 func (h *held) holder() Holder {
 	return Holder{
 		ID: h.id, Partition: h.partition, Home: h.rec.Home, At: h.rec.At, Deadline: h.rec.Deadline, Born: h.rec.Born,
@@ -429,10 +459,7 @@ func (m *Machine) Blockers(c *Command) ([]Holder, <-chan struct{}) {
 	if len(out) == 0 {
 		return nil, nil
 	}
-	if m.locks.changed == nil {
-		m.locks.changed = make(chan struct{})
-	}
-	return out, m.locks.changed
+	return out, m.locks.changedLocked()
 }
 
 // Holders are all prepared transactions, in order of their partitions and IDs.

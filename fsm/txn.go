@@ -33,13 +33,20 @@ type Txn struct {
 	Settle  *Settle
 	Commit  *Commit
 	Forget  *Forget
+	Confirm *Confirm
+	Reject  *Reject
+	Poll    *Poll
 
 	// Request is the write that a Commit or a Decide carries out; nil: none.
 	Request *Request
 }
 
-// Prepare asks a participant for its vote: Prepared, or for ever Refused.
+// Prepare asks a participant for its vote: Prepared, or for ever Refused. With
+// participants it asks home for its own (Staged): when all of them have
+// prepared, and home has, the transaction is committed. Home's no is Aborted.
 type Prepare struct {
+	Participants []placement.PartitionID
+
 	Home     placement.PartitionID
 	Deadline hlc.Timestamp
 	Born     hlc.Timestamp
@@ -80,8 +87,32 @@ type PartitionPart struct {
 // Forget drops home's record of a commit: every participant has resolved it.
 type Forget struct{}
 
+// Confirm tells home, which has staged it, that every participant has prepared:
+// At is the largest prepare timestamp of all, home's included.
+type Confirm struct{ At hlc.Timestamp }
+
+// Reject tells home that a participant has refused: what is undecided or staged
+// is aborted.
+type Reject struct{}
+
+// Poll asks a participant whether it has prepared: Prepared, Refused, Done or
+// Expired. If it has not, it is to refuse from now on if Deny is set; else its
+// clock is raised to Raise, so that it can only prepare above, and it says None.
+type Poll struct {
+	Deny  bool
+	Raise hlc.Timestamp
+}
+
 func (t *Txn) kind() commandKind {
 	switch {
+	case t.Prepare != nil && len(t.Prepare.Participants) > 0:
+		return kindStage
+	case t.Confirm != nil:
+		return kindConfirm
+	case t.Reject != nil:
+		return kindReject
+	case t.Poll != nil:
+		return kindPoll
 	case t.Prepare != nil:
 		return kindPrepare
 	case t.Decide != nil && t.Request != nil:
@@ -103,7 +134,7 @@ func (t *Txn) kind() commandKind {
 
 func (t *Txn) check() error {
 	set := 0
-	for _, s := range [...]bool{t.Prepare != nil, t.Decide != nil, t.Resolve != nil, t.Settle != nil, t.Commit != nil, t.Forget != nil} {
+	for _, s := range [...]bool{t.Prepare != nil, t.Decide != nil, t.Resolve != nil, t.Settle != nil, t.Commit != nil, t.Forget != nil, t.Confirm != nil, t.Reject != nil, t.Poll != nil} {
 		if s {
 			set++
 		}
@@ -113,6 +144,10 @@ func (t *Txn) check() error {
 		return fmt.Errorf("a transaction's command says %d things instead of one", set)
 	case t.Commit != nil && (len(t.Commit.Parts) == 0 || len(t.Commit.Parts) > txn.MaxParticipants):
 		return fmt.Errorf("a transaction of %d partitions", len(t.Commit.Parts))
+	case t.Prepare != nil && len(t.Prepare.Participants) > 0 && t.Prepare.Home != t.Partition:
+		return fmt.Errorf("partition %d is asked to stage a transaction whose home is partition %d", t.Partition, t.Prepare.Home)
+	case t.Prepare != nil && len(t.Prepare.Participants) > txn.MaxParticipants:
+		return fmt.Errorf("a transaction of %d participants", len(t.Prepare.Participants))
 	case t.Decide != nil && len(t.Decide.Participants) > txn.MaxParticipants:
 		return fmt.Errorf("a transaction of %d participants", len(t.Decide.Participants))
 	}
@@ -128,7 +163,7 @@ func (t *Txn) encodedLen() int {
 	}
 	switch {
 	case t.Prepare != nil:
-		return n + txn.PartLen(&t.Prepare.Part)
+		return n + 3 + 5*len(t.Prepare.Participants) + txn.PartLen(&t.Prepare.Part)
 	case t.Decide != nil:
 		return n + 5*len(t.Decide.Participants) + txn.PartLen(&t.Decide.Part)
 	case t.Commit != nil:
@@ -151,6 +186,9 @@ func (t *Txn) append(dst []byte) []byte {
 	switch {
 	case t.Prepare != nil:
 		p := t.Prepare
+		if len(p.Participants) > 0 {
+			dst = txn.AppendPartitions(dst, p.Participants)
+		}
 		dst = binary.AppendUvarint(dst, uint64(p.Home))
 		dst = binary.BigEndian.AppendUint64(dst, uint64(p.Deadline))
 		dst = binary.BigEndian.AppendUint64(dst, uint64(p.Born))
@@ -165,6 +203,11 @@ func (t *Txn) append(dst []byte) []byte {
 	case t.Settle != nil:
 		dst = append(dst, bit(t.Settle.Abort))
 		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Settle.Raise))
+	case t.Confirm != nil:
+		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Confirm.At))
+	case t.Poll != nil:
+		dst = append(dst, bit(t.Poll.Deny))
+		dst = binary.BigEndian.AppendUint64(dst, uint64(t.Poll.Raise))
 	case t.Commit != nil:
 		dst = binary.AppendUvarint(dst, uint64(len(t.Commit.Parts)))
 		for i := range t.Commit.Parts {
@@ -195,8 +238,21 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 		return v == 1
 	}
 	switch kind {
-	case kindPrepare:
-		t.Prepare = &Prepare{Home: placement.PartitionID(r.Uvarint32()), Deadline: r.Time(), Born: r.Time(), Part: r.Part()}
+	case kindPrepare, kindStage:
+		t.Prepare = &Prepare{}
+		if kind == kindStage {
+			if t.Prepare.Participants = r.Partitions(); len(t.Prepare.Participants) == 0 {
+				r.Fail(errors.New("staged without participants"))
+			}
+		}
+		p := t.Prepare
+		p.Home, p.Deadline, p.Born, p.Part = placement.PartitionID(r.Uvarint32()), r.Time(), r.Time(), r.Part()
+	case kindConfirm:
+		t.Confirm = &Confirm{At: r.Time()}
+	case kindReject:
+		t.Reject = &Reject{}
+	case kindPoll:
+		t.Poll = &Poll{Deny: truth(), Raise: r.Time()}
 	case kindDecide, kindDecideWrite:
 		if kind == kindDecideWrite {
 			t.Request = readRequest(&r)
@@ -272,6 +328,9 @@ func (a *applier) txn(c *Command, r *Result) error {
 	case t.Decide != nil:
 		answer, err = a.decideTxn(c.Time, t)
 	case t.Resolve != nil:
+		if _, staged := a.staged(txnKey{t.Partition, t.ID}); staged {
+			return refused(wire.CodeBadRequest, "it is staged here, and home decides")
+		}
 		if h := a.m.held.prepared[txnKey{t.Partition, t.ID}]; h != nil && t.Resolve.Commit && t.Resolve.At < h.rec.At {
 			return refused(wire.CodeBadRequest, "a commit timestamp below the prepare timestamp")
 		}
@@ -282,6 +341,15 @@ func (a *applier) txn(c *Command, r *Result) error {
 		answer, err = a.commitTxn(c.Time, t)
 	case t.Forget != nil:
 		answer, err = a.forget(t)
+	case t.Confirm != nil:
+		if h := a.m.held.prepared[txnKey{t.Partition, t.ID}]; h != nil && (len(h.rec.Participants) == 0 || t.Confirm.At < h.rec.At) {
+			return refused(wire.CodeBadRequest, "not staged here, or a commit timestamp below the prepare timestamp")
+		}
+		answer, err = a.confirm(t)
+	case t.Reject != nil:
+		answer, err = a.reject(t)
+	case t.Poll != nil:
+		answer, err = a.poll(t)
 	}
 	if err != nil {
 		return err
@@ -295,13 +363,20 @@ func (a *applier) txn(c *Command, r *Result) error {
 	return nil
 }
 
-// prepare is a participant's vote.
+// prepare is a participant's vote, or home's own.
 func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	k := txnKey{t.Partition, t.ID}
 	if h := a.m.held.prepared[k]; h != nil {
 		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
 	}
-	if state, found, err := a.tombstone(k, mvcc.RoleDone); found && !(mutant.On(mutant.LatePrepare) && state == txn.Done) || err != nil {
+	staged := len(t.Prepare.Participants) > 0
+	no, role := txn.Refused, mvcc.RoleDone
+	if staged {
+		no, role = txn.Aborted, mvcc.RoleAborted
+		if answer, found, err := a.decided(k); found || err != nil {
+			return answer, err
+		}
+	} else if state, found, err := a.tombstone(k, role); found && !(mutant.On(mutant.LatePrepare) && state == txn.Done) || err != nil {
 		return txn.Answer{State: state, Duplicate: true}, err
 	}
 	if a.expired(t.ID) {
@@ -317,13 +392,14 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	case err != nil:
 		return txn.Answer{}, err
 	case conflict != nil:
-		return txn.Answer{State: txn.Refused, Conflict: conflict}, a.bury(k, mvcc.RoleDone, txn.Refused)
+		return txn.Answer{State: no, Conflict: conflict}, a.bury(k, role, no)
 	}
 	if ts, err = a.tick(at); err != nil {
 		return txn.Answer{}, err
 	}
 	rec := txn.PreparedRecord{
-		Home: t.Prepare.Home, At: ts, Deadline: t.Prepare.Deadline, Born: t.Prepare.Born,
+		Participants: t.Prepare.Participants,
+		Home:         t.Prepare.Home, At: ts, Deadline: t.Prepare.Deadline, Born: t.Prepare.Born,
 		Reads: t.Prepare.Part.Reads, Ranges: t.Prepare.Part.Ranges, Intents: intents,
 	}
 	if mutant.On(mutant.ReadsUnlocked) {
@@ -338,6 +414,14 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	a.change(lockChange{add: h})
 	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, t.Partition, mvcc.RolePrepared, t.ID.Time, &t.ID.Random)
 	return txn.Answer{State: txn.Prepared, At: ts}, a.set(a.key, row)
+}
+
+// staged is what home has said before of what it has staged.
+func (a *applier) staged(k txnKey) (txn.Answer, bool) {
+	if h := a.m.held.prepared[k]; h != nil && len(h.rec.Participants) > 0 {
+		return h.staged(), true
+	}
+	return txn.Answer{}, false
 }
 
 // decided is what home has said before.
@@ -371,6 +455,9 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		answer.Write = known
 		return answer, err
 	}
+	if answer, found := a.staged(k); found {
+		return answer, nil
+	}
 	switch {
 	case a.expired(t.ID) || a.expiredRequest(t):
 		return txn.Answer{State: txn.Expired}, nil
@@ -396,15 +483,7 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	if err := a.realise(t.Partition, intents, c); err != nil {
 		return txn.Answer{}, err
 	}
-	if len(t.Decide.Participants) > 0 {
-		rec := &txn.CommittedRecord{At: c, Participants: t.Decide.Participants}
-		a.change(lockChange{of: true, committed: k, record: rec})
-		a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
-		if err := a.set(a.key, rec.Append(nil)); err != nil {
-			return txn.Answer{}, err
-		}
-	}
-	if err := a.recordCommit(k, c); err != nil {
+	if err := a.recordDecision(k, c, t.Decide.Participants); err != nil {
 		return txn.Answer{}, err
 	}
 	answer := txn.Answer{State: txn.Committed, At: c}
@@ -412,6 +491,20 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		answer.Write, err = a.recordWrite(t, &intents[0], c)
 	}
 	return answer, err
+}
+
+// recordDecision makes a commit over several partitions known: to those who
+// settle it, and under its request ID.
+func (a *applier) recordDecision(k txnKey, c hlc.Timestamp, participants []placement.PartitionID) error {
+	if len(participants) > 0 {
+		rec := &txn.CommittedRecord{At: c, Participants: participants}
+		a.change(lockChange{of: true, committed: k, record: rec})
+		a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
+		if err := a.set(a.key, rec.Append(nil)); err != nil {
+			return err
+		}
+	}
+	return a.recordCommit(k, c)
 }
 
 // recordCommit remembers a commit under its request ID, in the entry of its effect.
@@ -461,10 +554,74 @@ func (a *applier) resolve(t *Txn) (txn.Answer, error) {
 func (a *applier) release(h *held) error {
 	a.change(lockChange{remove: h})
 	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, h.partition, mvcc.RolePrepared, h.id.Time, &h.id.Random)
-	if err := a.delete(a.key); err != nil || a.expired(h.id) {
+	if err := a.delete(a.key); err != nil || a.expired(h.id) || len(h.rec.Participants) > 0 {
 		return err
 	}
 	return a.bury(h.txnKey, mvcc.RoleDone, txn.Done)
+}
+
+// confirm is home's decision to commit what it has staged.
+func (a *applier) confirm(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	h := a.m.held.prepared[k]
+	if h == nil {
+		if answer, found, err := a.decided(k); found || err != nil {
+			return answer, err
+		}
+		if a.expired(t.ID) {
+			return txn.Answer{State: txn.Expired}, nil
+		}
+		return txn.Answer{}, nil
+	}
+	c := t.Confirm.At
+	a.raise(c) // as of any participant
+	if err := a.realise(k.partition, h.rec.Intents, c); err != nil {
+		return txn.Answer{}, err
+	}
+	if err := a.release(h); err != nil {
+		return txn.Answer{}, err
+	}
+	return txn.Answer{State: txn.Committed, At: c}, a.recordDecision(k, c, h.rec.Participants)
+}
+
+// reject is home's decision to abort what a participant has refused.
+func (a *applier) reject(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	if answer, found, err := a.decided(k); found || err != nil {
+		return answer, err
+	}
+	if h := a.m.held.prepared[k]; h != nil {
+		if err := a.release(h); err != nil {
+			return txn.Answer{}, err
+		}
+	}
+	if a.expired(t.ID) {
+		return txn.Answer{State: txn.Expired}, nil
+	}
+	return txn.Answer{State: txn.Aborted}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+}
+
+// poll is a participant's word to somebody who asks how it has voted.
+func (a *applier) poll(t *Txn) (txn.Answer, error) {
+	k := txnKey{t.Partition, t.ID}
+	if h := a.m.held.prepared[k]; h != nil {
+		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
+	}
+	if state, found, err := a.tombstone(k, mvcc.RoleDone); found || err != nil {
+		return txn.Answer{State: state, Duplicate: true}, err
+	}
+	switch {
+	case a.expired(t.ID):
+		return txn.Answer{State: txn.Expired}, nil
+	case t.Poll.Deny && mutant.On(mutant.DenyUnwritten):
+		return txn.Answer{State: txn.Refused}, nil
+	case t.Poll.Deny:
+		return txn.Answer{State: txn.Refused}, a.bury(k, mvcc.RoleDone, txn.Refused)
+	}
+	if !mutant.On(mutant.PollRaisesNothing) {
+		a.raise(t.Poll.Raise)
+	}
+	return txn.Answer{State: txn.None}, nil
 }
 
 // raise moves the clock up without an effect.
@@ -482,6 +639,12 @@ func (a *applier) settle(t *Txn) (txn.Answer, error) {
 	k := txnKey{t.Partition, t.ID}
 	if answer, found, err := a.decided(k); found || err != nil {
 		return answer, err
+	}
+	if answer, found := a.staged(k); found {
+		if t.Settle.Abort && mutant.On(mutant.StagedAborted) {
+			return a.reject(t)
+		}
+		return answer, nil
 	}
 	switch {
 	case a.expired(t.ID): // it was not committed, and never will be
@@ -507,6 +670,9 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	if answer, found, err := a.decided(home); found || err != nil {
 		answer.Write = known
 		return answer, err
+	}
+	if answer, found := a.staged(home); found {
+		return answer, nil // when its partitions lived elsewhere
 	}
 	switch {
 	case a.expired(t.ID) || a.expiredRequest(t):

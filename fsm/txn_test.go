@@ -246,6 +246,119 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+func stage(n uint64, part txn.Part, participants ...placement.PartitionID) Txn {
+	return Txn{ID: txnID(n), Partition: 0, Prepare: &Prepare{Participants: participants, Home: 0, Deadline: 500, Born: 40, Part: part}}
+}
+
+// TestStaged walks a transaction that home prepares beside its participant, over
+// restarts.
+func TestStaged(t *testing.T) {
+	r := newTxnRig(t)
+	r.put(100, 0, "a", `{"n":1}`)
+	reopen := func() { r.shut(); r.open() }
+	part := writes(t, "a", `{"n":2}`)
+	part.Reads = []txn.Read{{Collection: 1, ID: "a", At: 100}}
+	expect(t, "stage", r.step(110, stage(1, part, 1)), txn.Prepared, 110)
+	expect(t, "prepare", r.step(400, prepare(1, 1, writes(t, "b", `{}`))), txn.Prepared, 400)
+	reopen()
+	expect(t, "stage again", r.step(120, stage(1, part, 1)), txn.Prepared, 110)
+	settle := func(s Settle) Txn { return Txn{ID: txnID(1), Settle: &s} }
+	for _, s := range []Settle{{Abort: true}, {Raise: 900}} {
+		a := r.step(121, settle(s))
+		if expect(t, "home alone cannot say", a, txn.Staged, 110); len(a.Participants) != 1 || a.Participants[0] != 1 {
+			t.Fatalf("participants %v", a.Participants)
+		}
+	}
+	a, err := r.Decision(0, 1, txnID(1))
+	if expect(t, "nor to a reader", a, txn.Staged, 110); err != nil || len(a.Participants) != 1 || !r.Staged(0, txnID(1)) || r.Staged(1, txnID(1)) {
+		t.Fatalf("%+v %v", a, err)
+	}
+	for what, x := range map[string]Txn{
+		"a decide":  {ID: txnID(1), Decide: &Decide{Participants: []placement.PartitionID{1}, Part: part}},
+		"one entry": {ID: txnID(1), Commit: &Commit{Parts: []PartitionPart{{0, part}}}},
+	} {
+		expect(t, what, r.step(122, x), txn.Staged, 110)
+	}
+	for what, x := range map[string]Txn{
+		"resolved":            {ID: txnID(1), Epoch: 1, Resolve: &Resolve{Commit: true, At: 400}},
+		"confirmed too low":   {ID: txnID(1), Epoch: 1, Confirm: &Confirm{At: 109}},
+		"confirmed elsewhere": {ID: txnID(1), Partition: 1, Epoch: 1, Confirm: &Confirm{At: 400}},
+	} {
+		if res := r.do(123, Command{Txn: &x}); res.Wire.Error == nil || res.Wire.Error.Code != wire.CodeBadRequest {
+			t.Fatalf("%s: %+v", what, res)
+		}
+	}
+	if res := r.put(124, 0, "a", `{}`); res.Wire.Error == nil || res.Wire.Error.Code != wire.CodeLocked {
+		t.Fatalf("writing what is staged: %+v", res)
+	}
+	confirm := Txn{ID: txnID(1), Confirm: &Confirm{At: 400}}
+	expect(t, "confirm", r.step(130, confirm), txn.Committed, 400)
+	if _, v, at := r.get(0, "a"); v != 2 || at != 400 {
+		t.Fatalf("version %d at %d", v, at)
+	}
+	reopen()
+	expect(t, "confirm again", r.step(131, confirm), txn.Committed, 400)
+	expect(t, "rejected too late", r.step(132, Txn{ID: txnID(1), Reject: &Reject{}}), txn.Committed, 400)
+	expect(t, "staged again", r.step(133, stage(1, part, 1)), txn.Committed, 400)
+	if u := r.Unfinished(hlc.Max); len(u) != 1 || u[0].Record.At != 400 || len(u[0].Record.Participants) != 1 {
+		t.Fatalf("%+v", u)
+	}
+	expect(t, "resolve", r.step(134, Txn{ID: txnID(1), Partition: 1, Resolve: &Resolve{Commit: true, At: 400}}), txn.Done, 0)
+	expect(t, "forget", r.step(135, Txn{ID: txnID(1), Forget: &Forget{}}), txn.Committed, 400)
+	expect(t, "forgotten is not unknown", r.step(136, confirm), txn.Committed, 400)
+	if r.LocksHeld() != 0 {
+		t.Fatal("locks are left")
+	}
+	r.verify()
+}
+
+// TestStagedAborted: what is staged ends with a participant's no, and nothing
+// late comes through.
+func TestStagedAborted(t *testing.T) {
+	r := newTxnRig(t)
+	expect(t, "stage", r.step(110, stage(1, writes(t, "a", `{}`), 1)), txn.Prepared, 110)
+	poll := func(n uint64, p Poll) Txn { return Txn{ID: txnID(n), Partition: 1, Poll: &p} }
+	expect(t, "not prepared yet", r.step(111, poll(1, Poll{Raise: 300})), txn.None, 0)
+	if r.Clock() < 300 {
+		t.Fatal("the clock was not raised: it may be committed below what was read")
+	}
+	expect(t, "nor ever", r.step(112, poll(1, Poll{Deny: true})), txn.Refused, 0)
+	expect(t, "a late prepare", r.step(113, prepare(1, 1, writes(t, "b", `{}`))), txn.Refused, 0)
+	expect(t, "asked again", r.step(114, poll(1, Poll{})), txn.Refused, 0)
+	reject := Txn{ID: txnID(1), Reject: &Reject{}}
+	expect(t, "reject", r.step(115, reject), txn.Aborted, 0)
+	expect(t, "reject again", r.step(116, reject), txn.Aborted, 0)
+	expect(t, "a late stage", r.step(117, stage(1, writes(t, "a", `{}`), 1)), txn.Aborted, 0)
+	expect(t, "confirmed in spite of it", r.step(118, Txn{ID: txnID(1), Confirm: &Confirm{At: 400}}), txn.Aborted, 0)
+	// Home's own no is a decision.
+	stale := writes(t, "c", `{}`)
+	stale.Reads = []txn.Read{{Collection: 1, ID: "c", At: 5}}
+	if a := r.step(120, stage(2, stale, 1)); a.State != txn.Aborted || a.Conflict == nil {
+		t.Fatalf("%+v", a)
+	}
+	// And so is a rejection that comes before it is staged.
+	expect(t, "reject", r.step(121, Txn{ID: txnID(3), Reject: &Reject{}}), txn.Aborted, 0)
+	expect(t, "stage", r.step(122, stage(3, writes(t, "a", `{}`), 1)), txn.Aborted, 0)
+	// Who has prepared, or is done, says so.
+	expect(t, "prepare", r.step(130, prepare(4, 1, writes(t, "d", `{}`))), txn.Prepared, 0)
+	at := r.step(131, poll(4, Poll{Deny: true}))
+	expect(t, "prepared", at, txn.Prepared, 0)
+	expect(t, "resolve", r.step(132, Txn{ID: txnID(4), Partition: 1, Resolve: &Resolve{}}), txn.Done, 0)
+	expect(t, "done", r.step(133, poll(4, Poll{Deny: true})), txn.Done, 0)
+	for _, d := range []struct {
+		p  placement.PartitionID
+		id string
+	}{{0, "a"}, {1, "b"}, {1, "d"}} {
+		if _, v, _ := r.get(d.p, d.id); v != 0 {
+			t.Fatalf("%s was written", d.id)
+		}
+	}
+	if r.LocksHeld() != 0 {
+		t.Fatal("locks are left")
+	}
+	r.verify()
+}
+
 // TestOneEntry: a transaction of one group is one entry, all of it or nothing.
 func TestOneEntry(t *testing.T) {
 	r := newTxnRig(t)

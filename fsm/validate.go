@@ -301,7 +301,7 @@ func (a *applier) realise(p placement.PartitionID, intents []txn.Intent, c hlc.T
 }
 
 // Decision is what home's rows say of a transaction: Committed, Aborted,
-// Expired, or None, which is undecided. That this replica knows all of it is
+// Expired, Staged, or None, which is undecided. That this replica knows all of it is
 // for ReadIndex to say.
 func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id txn.ID) (answer txn.Answer, err error) {
 	if err := m.check(home, epoch); err != nil {
@@ -309,9 +309,13 @@ func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id
 	}
 	m.locks.mu.RLock()
 	rec := m.locks.table.committed[txnKey{home, id}]
+	h := m.locks.table.prepared[txnKey{home, id}]
 	m.locks.mu.RUnlock()
-	if rec != nil {
+	switch {
+	case rec != nil:
 		return txn.Answer{State: txn.Committed, At: rec.At}, nil
+	case h != nil && len(h.rec.Participants) > 0:
+		return h.staged(), nil
 	}
 	// Before the rows: what the horizon has removed meanwhile is expired.
 	requests, _ := m.Horizons()

@@ -222,7 +222,9 @@ func (w *workload) txn(r *replica) Command {
 	var most hlc.Timestamp
 	prepared := 0
 	for _, h := range r.Holders() {
-		if h.ID == t.id {
+		if h.ID == t.id && h.Partition == t.home {
+			most = max(most, h.At)
+		} else if h.ID == t.id {
 			most = max(most, h.At)
 			prepared++
 		}
@@ -231,14 +233,26 @@ func (w *workload) txn(r *replica) Command {
 	if err != nil { // a partition that is not owned
 		answer = txn.Answer{}
 	}
-	switch n := w.rng.IntN(8); {
+	switch n := w.rng.IntN(9); {
+	case answer.State == txn.Staged && n < 4:
+		switch {
+		case prepared == len(others):
+			x.Confirm = &Confirm{At: most}
+		case n == 0:
+			x.Reject = &Reject{}
+		default:
+			x.Partition = others[w.rng.IntN(len(others))]
+			x.Poll = &Poll{Deny: n == 1, Raise: w.now + hlc.Timestamp(w.rng.IntN(9))}
+		}
+	case n == 8 && len(others) > 0:
+		x.Prepare = &Prepare{Participants: others, Home: t.home, Deadline: w.now + 20, Born: w.now, Part: t.parts[t.home]}
 	case n < 3 && len(others) > 0:
 		x.Partition = others[w.rng.IntN(len(others))]
 		x.Prepare = &Prepare{Home: t.home, Deadline: w.now + 20, Born: w.now, Part: t.parts[x.Partition]}
 	case n < 4 && len(others) == 0:
 		x.Commit = &Commit{}
 		x.Commit.Parts = append(x.Commit.Parts, PartitionPart{t.home, t.parts[t.home]})
-	case n < 6 && answer.State != txn.None && len(others) > 0:
+	case n < 6 && answer.Decided() && len(others) > 0:
 		x.Partition = others[w.rng.IntN(len(others))]
 		x.Resolve = &Resolve{Commit: answer.State == txn.Committed, At: answer.At}
 	case n < 6 && prepared == len(others):

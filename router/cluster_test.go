@@ -441,6 +441,8 @@ func (g testGroup) ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result,
 	return g.Propose(ctx, c)
 }
 
+func (g testGroup) AwaitConfirm(context.Context, placement.PartitionID, txn.ID) {}
+
 func (g testGroup) AwaitWrite(context.Context, *fsm.Command) {}
 
 func (g testGroup) ClearReads(context.Context, []fsm.ReadKey, hlc.Timestamp) error { return nil }

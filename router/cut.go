@@ -245,9 +245,12 @@ func (r *Router) carryCut(ctx context.Context, run *cutRun, ms []txn.CutMessage)
 			steps[i] = &step{x: &fsm.Txn{ID: m.ID, Partition: m.Home, Settle: &fsm.Settle{Raise: m.At}}}
 		}
 		r.steps(ctx, run.view, steps, 0)
-		for i, s := range steps {
-			x.answers[i], x.errs[i] = s.answer, s.err
-		}
+		parallel(len(steps), func(i int) {
+			s, m := steps[i], ms[i]
+			if x.errs[i] = s.err; s.err == nil {
+				x.answers[i], x.errs[i] = shardgroup.Inquire(ctx, r, m.ID, m.Home, false, m.At, s.answer)
+			}
+		})
 		return x
 	}
 	m := ms[0]

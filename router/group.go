@@ -64,6 +64,9 @@ type Group interface {
 	FrontLocks() []shardgroup.FrontLock
 	Waits() []shardgroup.Waiting
 
+	// AwaitConfirm waits a moment for the word on what is staged here.
+	AwaitConfirm(ctx context.Context, home placement.PartitionID, id txn.ID)
+
 	// Hold, Redeem and Release are a group's part in a cut (shardgroup.Group).
 	Hold(ctx context.Context, collections, counts []placement.CollectionID) (txn.Held, []shardgroup.Kept, error)
 	Redeem(ctx context.Context, term, token uint64, p fsm.Promise) error

@@ -29,6 +29,9 @@ const (
 	// afterlife is how long a coordinator goes on, once its client has its
 	// answer; what is left then is for the leaders to settle.
 	afterlife = 5 * time.Second
+	// maxStaged is how many partitions besides home may prepare beside it: so many
+	// are asked when somebody meets what is staged.
+	maxStaged = 16
 	// maxCoordinators bounds the transactions that this node coordinates.
 	maxCoordinators = 20_000
 )
@@ -369,10 +372,11 @@ func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
 			ended <- end{a, e}
 			return
 		}
-		d := &txnDriver{t: t, c: txn.NewCoordinator(txn.Spec{
-			ID: t.id, Home: t.home, Deadline: t.deadline, Ordered: t.ordered,
-			Participants: slices.DeleteFunc(ps, func(p placement.PartitionID) bool { return p == t.home }),
-		})}
+		d := &txnDriver{t: t, others: slices.DeleteFunc(ps, func(p placement.PartitionID) bool { return p == t.home })}
+		d.c = txn.NewCoordinator(txn.Spec{
+			ID: t.id, Home: t.home, Deadline: t.deadline, Ordered: t.ordered, Participants: slices.Clone(d.others),
+			Parallel: !t.front && !t.locked() && t.request == nil && len(d.others) <= maxStaged,
+		})
 		if !d.run(own, func(a txn.Answer) { ended <- end{a, nil} }) {
 			ended <- end{e: t.undecided()}
 		}
@@ -412,6 +416,9 @@ func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) 
 		s := step{x: x, born: t.born, free: !t.front}
 		t.r.steps(ctx, t.r.opts.Placement.View(), []*step{&s}, turn)
 		if s.err == nil {
+			s.answer, s.err = shardgroup.Inquire(ctx, t.r, t.id, t.home, true, 0, s.answer)
+		}
+		if s.err == nil {
 			return s.answer, nil
 		}
 		e := t.r.wireError(s.err, subject{})
@@ -425,6 +432,9 @@ func (t *transaction) oneGroup(ctx context.Context, ps []placement.PartitionID) 
 		t.r.refreshFor(ctx, e)
 	}
 }
+
+// locked says that its client has locked documents up front.
+func (t *transaction) locked() bool { return t.req != nil && t.req.Locked }
 
 // left is how long the transaction may still take. It is this process's own
 // time that counts: a timestamp's clock can stand still, or jump.
@@ -444,9 +454,10 @@ func (r *Router) refreshFor(ctx context.Context, e *wire.Error) {
 
 // txnDriver carries a coordinator's messages.
 type txnDriver struct {
-	t    *transaction
-	c    *txn.Coordinator
-	turn int
+	t      *transaction
+	c      *txn.Coordinator
+	others []placement.PartitionID // that take part, home left out
+	turn   int
 }
 
 type carried struct {
@@ -553,14 +564,19 @@ func (d *txnDriver) step(m txn.Message) *step {
 		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Prepare: &fsm.Prepare{
 			Home: d.t.home, Deadline: d.t.deadline, Born: d.t.born, Part: *d.t.parts[m.To],
 		}}
+		if m.To == d.t.home {
+			s.x.Prepare.Participants = d.others
+		}
 	case txn.Decide:
 		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Request: d.t.request, Decide: &fsm.Decide{
-			MaxP: m.At, Participants: slices.DeleteFunc(d.t.partitions(), func(p placement.PartitionID) bool { return p == d.t.home }),
-			Part: *d.t.part(d.t.home),
+			MaxP: m.At, Participants: d.others, Part: *d.t.part(d.t.home),
 		}}
 	default:
 		s.x = shardgroup.TxnCommand(d.t.id, m)
 		s.later = m.Step == txn.Resolve || m.Step == txn.Forget
+		if m.Step == txn.Confirm {
+			_, s.later = d.c.Outcome()
+		}
 	}
 	return s
 }

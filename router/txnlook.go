@@ -380,6 +380,9 @@ func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire
 	reply.ID, reply.Home, reply.State = x.ID, x.Home, x.State
 	if x.Home != wire.NoPartition {
 		a, err := r.Step(ctx, &fsm.Txn{ID: txn.ID(x.ID), Partition: placement.PartitionID(x.Home), Settle: &fsm.Settle{Abort: true}})
+		if err == nil {
+			a, err = shardgroup.Inquire(ctx, r, txn.ID(x.ID), placement.PartitionID(x.Home), true, 0, a)
+		}
 		if err != nil {
 			return nil, r.wireReadError(err, subject{collection: fmt.Sprintf("transaction %s, whose home is partition %d", x.ID, x.Home)})
 		}
@@ -387,7 +390,7 @@ func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire
 		if !decided {
 			return nil, refuse(wire.CodeInternal, "transaction %s: its home neither aborts it nor says what became of it", x.ID)
 		}
-		reply.State, reply.Time, reply.Already = state, uint64(a.At), a.Duplicate
+		reply.State, reply.Time, reply.Already = state, uint64(a.At), a.Duplicate || a.State == txn.Committed
 		reply.Resolved = r.resolveParts(ctx, x, &a)
 	}
 	reply.Unlocked = r.unlockParts(ctx, x)
@@ -398,7 +401,7 @@ func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire
 // resolveParts tells those that hold something what home has decided, and
 // counts who has confirmed it.
 func (r *Router) resolveParts(ctx context.Context, x *wire.TxnInfo, a *txn.Answer) (n uint32) {
-	held := slices.DeleteFunc(slices.Clone(x.Parts), func(p wire.TxnPart) bool { return p.State != wire.TxnPrepared })
+	held := slices.DeleteFunc(slices.Clone(x.Parts), func(p wire.TxnPart) bool { return p.State != wire.TxnPrepared || p.Partition == x.Home })
 	done := make([]bool, len(held))
 	parallel(len(held), func(i int) {
 		_, err := r.Step(ctx, &fsm.Txn{ID: txn.ID(x.ID), Partition: placement.PartitionID(held[i].Partition), Resolve: &fsm.Resolve{Commit: a.State == txn.Committed, At: a.At}})

@@ -252,6 +252,7 @@ func (r *Router) Decision(ctx context.Context, home placement.PartitionID, id tx
 }
 
 func decisionHere(ctx context.Context, g Group, q *txnRead) (txn.Answer, error) {
+	g.AwaitConfirm(ctx, q.home, q.id)
 	if err := g.ReadIndex(ctx); err != nil {
 		return txn.Answer{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/fsm/update"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
@@ -178,6 +179,9 @@ func (t *transaction) difference(ctx context.Context, d *uniqueDoc) *wire.Error 
 // of its own may be why, so home is asked.
 func (t *transaction) outdated(ctx context.Context) (txn.Answer, *wire.Error) {
 	a, err := t.r.Step(ctx, &fsm.Txn{ID: t.id, Partition: t.home, Settle: &fsm.Settle{Abort: true}})
+	if err == nil {
+		a, err = shardgroup.Inquire(ctx, t.r, t.id, t.home, true, 0, a)
+	}
 	switch {
 	case err != nil:
 		return a, t.r.wireError(err, subject{})

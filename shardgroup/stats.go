@@ -40,7 +40,7 @@ type recoveryCounts struct{ rescued, aborted, resolved atomic.Uint64 }
 // note counts what a message of a recovery came to.
 func (c *recoveryCounts) note(s txn.Step, a *txn.Answer) {
 	switch {
-	case s == txn.AbortIfUndecided && a.State == txn.Aborted && !a.Duplicate:
+	case (s == txn.AbortIfUndecided || s == txn.Reject) && a.State == txn.Aborted && !a.Duplicate:
 		c.aborted.Add(1)
 	case s == txn.Resolve:
 		c.resolved.Add(1)

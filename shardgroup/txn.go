@@ -49,6 +49,9 @@ func (e *StepBack) Error() string { return "shardgroup: an older transaction hol
 // Decide is proposed all the same, and refused).
 func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestamp, free bool) (fsm.Result, error) {
 	x := c.Txn
+	if x.Settle != nil {
+		g.AwaitConfirm(ctx, x.Partition, x.ID)
+	}
 	waits := x.Prepare != nil || x.Decide != nil || x.Commit != nil
 	if waits {
 		if rival, back := g.awaitLocks(ctx, &c, waitOf(&c), born, free); back && x.Decide == nil {
@@ -69,6 +72,72 @@ func (g *Group) AwaitWrite(ctx context.Context, c *fsm.Command) {
 		return
 	}
 	g.awaitLocks(ctx, c, Waiting{What: WaitWrite}, 0, true)
+}
+
+// confirmWait is how long somebody who asks home waits for the word on what is
+// staged: mostly it is on its way, and to ask all participants costs more.
+const confirmWait = 5 * time.Millisecond
+
+// AwaitConfirm waits a moment if this is a transaction's home and it is staged.
+func (g *Group) AwaitConfirm(ctx context.Context, home placement.PartitionID, id txn.ID) {
+	if !g.machine.Staged(home, id) {
+		return
+	}
+	g.beginWait()
+	defer g.endWait()
+	timer := time.NewTimer(confirmWait)
+	defer timer.Stop()
+	for {
+		changed := g.machine.Changed()
+		if !g.machine.Staged(home, id) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-g.stop:
+			return
+		}
+	}
+}
+
+// Inquire goes on with what home has said of a transaction: of what is staged it
+// asks the participants, and tells home what their votes come to. abort and
+// above are as in txn.NewInquiry.
+func Inquire(ctx context.Context, r Resolver, id txn.ID, home placement.PartitionID, abort bool, above hlc.Timestamp, first txn.Answer) (txn.Answer, error) {
+	if first.State != txn.Staged {
+		return first, nil
+	}
+	q := txn.NewInquiry(home, abort, above)
+	ms := q.Answer(q.Begin()[0], first)
+	for {
+		if a, known := q.Outcome(); known {
+			return a, nil
+		}
+		answers := make([]txn.Answer, len(ms))
+		errs := make([]error, len(ms))
+		var all sync.WaitGroup
+		for i := range ms {
+			one := func() { answers[i], errs[i] = r.Step(ctx, TxnCommand(id, ms[i])) }
+			if i < len(ms)-1 {
+				all.Go(one)
+			} else {
+				one()
+			}
+		}
+		all.Wait()
+		var next []txn.Message
+		for i, m := range ms {
+			if errs[i] != nil {
+				return txn.Answer{}, errs[i]
+			}
+			next = append(next, q.Answer(m, answers[i])...)
+		}
+		ms = next
+	}
 }
 
 // waitOf is what a transaction's command is to those who look at waits.
@@ -307,18 +376,22 @@ func (g *Group) clear(ctx context.Context, holders []fsm.Holder, at hlc.Timestam
 func (g *Group) clearOne(ctx context.Context, r Resolver, h *fsm.Holder, at hlc.Timestamp) error {
 	var a txn.Answer
 	var err error
+	overdue := h.Deadline <= g.host.cfg.Clock.Now()
 	switch {
-	case h.Deadline <= g.host.cfg.Clock.Now():
+	case overdue:
 		a, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Home, Settle: &fsm.Settle{Abort: true}})
 	case at != 0:
 		a, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Home, Settle: &fsm.Settle{Raise: at}})
 	default:
 		a, err = r.Decision(ctx, h.Home, h.ID)
 	}
+	if err == nil {
+		a, err = Inquire(ctx, r, h.ID, h.Home, overdue, at, a)
+	}
 	if err != nil || !a.Decided() {
 		return err
 	}
-	if h.Deadline <= g.host.cfg.Clock.Now() {
+	if overdue {
 		g.recovery.note(txn.AbortIfUndecided, &a)
 	}
 	if a.State != txn.Committed || at != 0 && a.At > at {
@@ -326,6 +399,9 @@ func (g *Group) clearOne(ctx context.Context, r Resolver, h *fsm.Holder, at hlc.
 	}
 	if !g.holds(h) {
 		return nil // the coordinator's own message is mostly here already
+	}
+	if h.Partition == h.Home {
+		return g.notLeader() // another leader has confirmed it, and it is staged here yet
 	}
 	_, err = r.Step(ctx, &fsm.Txn{ID: h.ID, Partition: h.Partition, Resolve: &fsm.Resolve{Commit: true, At: a.At}})
 	if err == nil && g.holds(h) && !mutant.On(mutant.ResolvedElsewhere) {
@@ -474,6 +550,16 @@ func TxnCommand(id txn.ID, m txn.Message) *fsm.Txn {
 	switch m.Step {
 	case txn.AbortIfUndecided:
 		x.Settle = &fsm.Settle{Abort: true}
+	case txn.Ask:
+		x.Settle = &fsm.Settle{Raise: m.At}
+	case txn.Confirm:
+		x.Confirm = &fsm.Confirm{At: m.At}
+	case txn.Reject:
+		x.Reject = &fsm.Reject{}
+	case txn.Poll:
+		x.Poll = &fsm.Poll{Raise: m.At}
+	case txn.Deny:
+		x.Poll = &fsm.Poll{Deny: true}
 	case txn.Resolve:
 		x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
 	case txn.Forget:

@@ -58,6 +58,9 @@ func records() map[string][2]record {
 		"prepared": {&PreparedRecord{Home: 7, At: 100, Deadline: 200, Born: 10, Reads: p.Reads, Ranges: p.Ranges, Intents: []Intent{
 			{Collection: 1, ID: "a", Version: 3, Created: 5, Body: []byte{0x80}}, {Collection: 1, ID: "b", Nothing: true}, {Collection: 2, ID: "c", Version: 9, Deleted: true},
 		}}, &PreparedRecord{}},
+		"staged": {&PreparedRecord{Participants: []placement.PartitionID{3, 270}, Home: 7, At: 100, Deadline: 200, Born: 10, Intents: []Intent{
+			{Collection: 1, ID: "a", Version: 3, Body: []byte{0x80}},
+		}}, &PreparedRecord{}},
 		"committed": {&CommittedRecord{At: 77, Participants: []placement.PartitionID{0, 270, 3}}, &CommittedRecord{}},
 		"tombstone": {&Tombstone{State: Refused}, &Tombstone{}},
 	}
@@ -65,6 +68,7 @@ func records() map[string][2]record {
 
 var goldenRecords = map[string]string{
 	"prepared":  "0107000000000000006400000000000000c8000000000000000a020101610000000000000007ac0203c3bc000000000000000000020102702f03702f3103702f3900000000000000090200000010000000000000000301016100030000000000000005018001016201000000000000000000000201630209000000000000000000",
+	"staged":    "0202038e0207000000000000006400000000000000c8000000000000000a000001010161000300000000000000000180",
 	"committed": "01000000000000004d03008e0203",
 	"tombstone": "0102",
 }
@@ -84,7 +88,7 @@ func TestRecords(t *testing.T) {
 			}
 		}
 		newer := bytes.Clone(b)
-		newer[0]++
+		newer[0] = stagedFormat + 1
 		if err := pair[1].Decode(newer); !errors.Is(err, ErrNewer) {
 			t.Errorf("%s of a newer format: %v", name, err)
 		}
@@ -94,6 +98,7 @@ func TestRecords(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	for _, a := range []Answer{
 		{State: Committed, At: 9, Duplicate: true},
+		{State: Staged, At: 9, Participants: []placement.PartitionID{3, 270}},
 		{State: Aborted, At: 5, Duplicate: true, Write: []byte{1, 2, 3}},
 		{State: Aborted, Conflict: &Conflict{Code: wire.CodeDuplicateValue, Detail: "a"}, Write: []byte{0}},
 		{State: Refused, Conflict: &Conflict{Code: wire.CodeVersionConflict, Collection: 3, ID: "a", Range: true, Version: 4, Rival: testID, Detail: "why"}},
@@ -121,8 +126,9 @@ func FuzzRecords(f *testing.F) {
 	}
 	p := testPart()
 	f.Add(AppendPart(nil, &p))
-	a := Answer{State: Refused, Conflict: &Conflict{Rival: testID}}
-	f.Add(a.Append(nil))
+	for _, a := range []Answer{{State: Refused, Conflict: &Conflict{Rival: testID}}, {State: Staged, Participants: []placement.PartitionID{1}}} {
+		f.Add(a.Append(nil))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, r := range []record{&PreparedRecord{}, &CommittedRecord{}, &Tombstone{}} {
 			if r.Decode(b) == nil && !bytes.Equal(r.Append(nil), b) {

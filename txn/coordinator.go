@@ -13,14 +13,19 @@ import (
 type Step uint8
 
 const (
-	Prepare          Step = iota + 1 // of a participant
+	Prepare          Step = iota + 1 // of a participant, and of home: stage it
 	Decide                           // of home
 	AbortIfUndecided                 // of home
 	Resolve                          // of a participant
 	Forget                           // of home, when every participant has resolved
+	Confirm                          // of home, which has staged it: all participants have prepared
+	Reject                           // of home: a participant has refused, so abort it, staged or not
+	Ask                              // of home: what became of it? undecided, it commits above At
+	Poll                             // of a participant: has it prepared? if not, it will above At
+	Deny                             // of a participant: has it prepared? if not, it never will
 )
 
-var stepNames = [...]string{"", "prepare", "decide", "abort-if-undecided", "resolve", "forget"}
+var stepNames = [...]string{"", "prepare", "decide", "abort-if-undecided", "resolve", "forget", "confirm", "reject", "ask", "poll", "deny"}
 
 func (s Step) String() string {
 	if int(s) < len(stepNames) {
@@ -34,7 +39,8 @@ func (s Step) String() string {
 type Message struct {
 	Step Step
 	To   placement.PartitionID
-	// At is the largest prepare timestamp, of Decide; C, of Resolve.
+	// At is the largest prepare timestamp, of Decide; C, of Resolve and Confirm;
+	// what it is to commit above, of Ask and Poll.
 	At hlc.Timestamp
 	// Commit is Resolve's.
 	Commit bool
@@ -53,6 +59,10 @@ type Spec struct {
 	// Ordered prepares the participants one after the other, in order: who has
 	// lost several times waits for its turn instead of refusing others theirs.
 	Ordered bool
+	// Parallel has home prepare beside the participants (staged), instead of
+	// deciding after them: when all have said yes it is committed. What is
+	// ordered is decided.
+	Parallel bool
 }
 
 type phase uint8
@@ -60,6 +70,7 @@ type phase uint8
 const (
 	preparing phase = iota
 	deciding
+	confirming // it is committed, and home is told
 	aborting
 	resolving
 	forgetting
@@ -69,9 +80,10 @@ const (
 // Coordinator carries one transaction from its first Prepare to its last
 // Forget. It is told the answers, and what was lost; it says what to send.
 //
-// Invariants: Decide is sent only with every vote a yes, and its timestamp is
-// the largest of them. Resolve is sent only with home's decision. Forget is
-// sent only when every participant has confirmed its Resolve.
+// Invariants: Decide and Confirm are sent only with every vote a yes, and their
+// timestamp is the largest of them. Resolve is sent only with home's decision.
+// Forget is sent only when every participant has confirmed its Resolve. Reject
+// is sent only when a participant has refused.
 type Coordinator struct {
 	spec    Spec
 	phase   phase
@@ -82,6 +94,7 @@ type Coordinator struct {
 	lost    map[Message]struct{}               // to be sent again
 	maxP    hlc.Timestamp
 	partial bool      // not all participants are known: there is nothing to forget
+	inquiry *Inquiry  // aborting
 	why     *Conflict // of a participant that stepped back
 	outcome *Answer
 	decided Answer
@@ -109,8 +122,14 @@ func (c *Coordinator) Begin() []Message {
 	for _, p := range c.spec.Participants {
 		out = append(out, Message{Step: Prepare, To: p})
 	}
+	if c.parallel() {
+		out = append(out, Message{Step: Prepare, To: c.spec.Home})
+	}
 	return out
 }
+
+// parallel says that home prepares beside the others.
+func (c *Coordinator) parallel() bool { return c.spec.Parallel && !c.spec.Ordered }
 
 // Answer takes the answer to a message, and says what to send next.
 func (c *Coordinator) Answer(m Message, a Answer) []Message {
@@ -118,8 +137,17 @@ func (c *Coordinator) Answer(m Message, a Answer) []Message {
 	switch m.Step {
 	case Prepare:
 		return c.vote(m.To, a)
-	case Decide, AbortIfUndecided:
-		return c.decision(m, a)
+	case Decide:
+		if c.phase == deciding {
+			return c.decision(m, a)
+		}
+	case AbortIfUndecided, Reject, Deny, Confirm:
+		switch {
+		case c.phase == aborting:
+			return c.asked(m, a)
+		case c.phase == confirming && m.Step == Confirm:
+			return c.decision(m, a)
+		}
 	case Resolve:
 		if c.phase != resolving {
 			return nil
@@ -162,8 +190,10 @@ func (c *Coordinator) current(m Message) bool {
 		return c.phase == preparing && !c.votes[m.To]
 	case Decide:
 		return c.phase == deciding
-	case AbortIfUndecided:
-		return c.phase == aborting
+	case Confirm:
+		return c.phase == confirming || c.phase == aborting && c.inquiry.wants(m)
+	case AbortIfUndecided, Reject, Deny:
+		return c.phase == aborting && c.inquiry.wants(m)
 	case Resolve:
 		_, left := c.left[m.To]
 		return c.phase == resolving && left
@@ -196,6 +226,9 @@ func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
 		// The refusal is for ever: nobody can gather all votes any more.
 		c.outcome = &Answer{State: Aborted, Conflict: a.Conflict}
 	}
+	if p == c.spec.Home && a.Decided() {
+		return c.decision(Message{Step: Decide, To: p}, a)
+	}
 	if a.State != Prepared {
 		c.why = a.Conflict
 		// Otherwise somebody was here before, and home knows what came of it.
@@ -207,10 +240,24 @@ func (c *Coordinator) vote(p placement.PartitionID, a Answer) []Message {
 		c.next++
 		return []Message{{Step: Prepare, To: c.spec.Participants[c.next]}}
 	}
-	if len(c.votes) < len(c.spec.Participants) && !mutant.On(mutant.DecidedEarly) {
+	switch {
+	case c.unvoted() > 0 && !mutant.On(mutant.DecidedEarly):
 		return nil
+	case c.parallel():
+		c.phase = confirming
+		c.outcome = &Answer{State: Committed, At: c.maxP}
+		return []Message{{Step: Confirm, To: c.spec.Home, At: c.maxP}}
 	}
 	return c.decide()
+}
+
+// unvoted is how many yes votes are missing.
+func (c *Coordinator) unvoted() int {
+	n := len(c.spec.Participants) - len(c.votes)
+	if c.parallel() && !mutant.On(mutant.StageUncounted) {
+		n++
+	}
+	return n
 }
 
 func (c *Coordinator) decide() []Message {
@@ -230,14 +277,29 @@ func (c *Coordinator) decide() []Message {
 func (c *Coordinator) abort() []Message {
 	clear(c.lost)
 	c.phase = aborting
-	return []Message{{Step: AbortIfUndecided, To: c.spec.Home}}
+	c.inquiry = NewInquiry(c.spec.Home, true, 0)
+	c.inquiry.refused = c.parallel() && len(c.refused) > 0
+	return c.inquiry.Begin()
+}
+
+// asked goes on with the question what became of it.
+func (c *Coordinator) asked(m Message, a Answer) []Message {
+	if c.partial && a.State == Staged {
+		c.spec.Participants, c.partial = a.Participants, false
+	}
+	next := c.inquiry.Answer(m, a)
+	if o, known := c.inquiry.Outcome(); known {
+		return c.decision(m, o)
+	}
+	if len(next) == 1 && next[0] == m {
+		c.Lost(m) // it is asked again, but not at once
+		return nil
+	}
+	return next
 }
 
 // decision takes home's word.
 func (c *Coordinator) decision(m Message, a Answer) []Message {
-	if c.phase != deciding && c.phase != aborting {
-		return nil
-	}
 	if !a.Decided() {
 		c.Lost(m) // home would not say; ask again
 		return nil
@@ -283,11 +345,16 @@ func (c *Coordinator) resolved() []Message {
 // that begins late, and never decides to commit.
 type Recovery struct{ *Coordinator }
 
-// NewRecovery settles what was found prepared at a participant: home is asked
-// to abort it if it is undecided, and the participant is told what home says.
-// Whether other participants were told is not its to know: it forgets nothing.
+// NewRecovery settles what was found prepared at a participant, or staged at
+// home: home is asked to abort it if it is undecided, and the participant is
+// told what home says. Whether other participants were told is not its to know,
+// unless home has staged it: it forgets nothing.
 func NewRecovery(id ID, home, at placement.PartitionID) (Recovery, []Message) {
-	c := NewCoordinator(Spec{ID: id, Home: home, Participants: []placement.PartitionID{at}, Deadline: hlc.Max})
+	s := Spec{ID: id, Home: home, Deadline: hlc.Max}
+	if at != home {
+		s.Participants = []placement.PartitionID{at}
+	}
+	c := NewCoordinator(s)
 	c.partial = true
 	if mutant.On(mutant.AbortedAlone) {
 		return Recovery{c}, append(c.abort(), c.decision(Message{Step: AbortIfUndecided, To: home}, Answer{State: Aborted})...)[1:]

@@ -7,7 +7,8 @@
 // messages, the rules ring delays and loses them.
 //
 // Life of a transaction over several groups: a Coordinator begins with a
-// Prepare for every participant but home, all vote yes, Decide at home is the
-// commit point, Resolve turns intents into versions, Forget drops the record.
-// See DESIGN.md.
+// Prepare for every participant and for home, and when all have voted yes it is
+// committed; Confirm tells home, Resolve turns intents into versions, Forget
+// drops the record. An Inquiry finds out what became of one that others have
+// left. See DESIGN.md.
 package txn

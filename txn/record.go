@@ -14,6 +14,9 @@ import (
 // recordFormat begins every record. Zero is never valid.
 const recordFormat = 1
 
+// stagedFormat begins a prepared record that names participants.
+const stagedFormat = 2
+
 // Intent is a version that a prepared transaction will write, if it commits.
 type Intent struct {
 	Collection placement.CollectionID
@@ -30,7 +33,13 @@ type Intent struct {
 //
 //	| format u8 = 1 | home uvarint | p, deadline, born u64 | reads | ranges |
 //	  intents uvarint, (collection uvarint, id, flags u8, version uvarint, created u64, body) ... |
+//
+// Home's own yes has format 2, and after the format: participants uvarint,
+// partition uvarint ...
 type PreparedRecord struct {
+	// Participants, of home's: it is committed when they have all prepared.
+	Participants []placement.PartitionID
+
 	Home     placement.PartitionID
 	At       hlc.Timestamp // p
 	Deadline hlc.Timestamp // by wall clocks: when others begin to ask home
@@ -47,7 +56,11 @@ const (
 
 // Append appends the record.
 func (p *PreparedRecord) Append(dst []byte) []byte {
-	dst = append(dst, recordFormat)
+	if len(p.Participants) == 0 {
+		dst = append(dst, recordFormat)
+	} else {
+		dst = AppendPartitions(append(dst, stagedFormat), p.Participants)
+	}
 	dst = binary.AppendUvarint(dst, uint64(p.Home))
 	for _, t := range [...]hlc.Timestamp{p.At, p.Deadline, p.Born} {
 		dst = binary.BigEndian.AppendUint64(dst, uint64(t))
@@ -76,11 +89,23 @@ func (p *PreparedRecord) Append(dst []byte) []byte {
 
 // Decode reads the record; it shares b's memory.
 func (p *PreparedRecord) Decode(b []byte) error {
-	r, err := begin(b, "prepared")
-	if err != nil {
-		return err
+	staged := len(b) > 0 && b[0] == stagedFormat
+	r := &Reader{}
+	if staged {
+		r.B = b[1:]
+	} else {
+		var err error
+		if r, err = begin(b, "prepared"); err != nil {
+			return err
+		}
 	}
-	*p = PreparedRecord{Home: placement.PartitionID(r.Uvarint32()), At: r.Time(), Deadline: r.Time(), Born: r.Time()}
+	*p = PreparedRecord{}
+	if staged {
+		if p.Participants = r.Partitions(); len(p.Participants) == 0 {
+			r.Fail(errors.New("staged without participants"))
+		}
+	}
+	p.Home, p.At, p.Deadline, p.Born = placement.PartitionID(r.Uvarint32()), r.Time(), r.Time(), r.Time()
 	p.Reads = r.reads()
 	p.Ranges = r.ranges()
 	if n := r.Count(1+1+1+1+8+1, MaxItems); n > 0 {
@@ -169,7 +194,7 @@ func end(r *Reader, what string, b []byte) error {
 //
 //	| format u8 = 1 | state u8 | flags u8 | at u64 | conflict, if there is one:
 //	  code u16 | collection uvarint | id | range u8 | version uvarint | rival 24 | detail |
-//	the answer to a write, if there is one
+//	the answer to a write, if there is one | participants, of Staged
 const (
 	answerDuplicate = 1 << 0
 	answerConflict  = 1 << 1
@@ -207,6 +232,9 @@ func (a *Answer) Append(dst []byte) []byte {
 	if a.Write != nil {
 		dst = appendText(dst, a.Write)
 	}
+	if a.State == Staged {
+		dst = AppendPartitions(dst, a.Participants)
+	}
 	return dst
 }
 
@@ -218,7 +246,7 @@ func (a *Answer) Decode(r *Reader) {
 	}
 	a.State = State(r.U8())
 	flags := r.U8()
-	if r.err == nil && (a.State > Expired || flags&^(answerDuplicate|answerConflict|answerWrite) != 0) {
+	if r.err == nil && (a.State > Staged || flags&^(answerDuplicate|answerConflict|answerWrite) != 0) {
 		r.Fail(errors.New("unknown state or flags"))
 	}
 	a.Duplicate = flags&answerDuplicate != 0
@@ -230,6 +258,9 @@ func (a *Answer) Decode(r *Reader) {
 		if a.Write = bytes.Clone(r.Bytes(wire.MaxFrameBytes)); a.Write == nil {
 			r.Fail(errors.New("a write without an answer"))
 		}
+	}
+	if a.State == Staged {
+		a.Participants = r.Partitions()
 	}
 }
 

@@ -99,9 +99,10 @@ const (
 	Committed              // at home; At is C
 	Aborted                // at home, for ever
 	Expired                // older than what is remembered: it was not committed here, and will not be
+	Staged                 // home has prepared, and all participants decide; At is home's p
 )
 
-var stateNames = [...]string{"undecided", "prepared", "refused", "done", "committed", "aborted", "expired"}
+var stateNames = [...]string{"undecided", "prepared", "refused", "done", "committed", "aborted", "expired", "staged"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -124,8 +125,10 @@ type Conflict struct {
 // Answer is what a machine says to a command of a transaction.
 type Answer struct {
 	State State
-	// At is p of Prepared, C of Committed.
+	// At is p of Prepared and Staged, C of Committed.
 	At hlc.Timestamp
+	// Participants, of Staged: if all of them have prepared, it is committed.
+	Participants []placement.PartitionID
 	// Duplicate: the answer was given before.
 	Duplicate bool
 	// Conflict is why Refused or Aborted, if it is known here.

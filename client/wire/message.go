@@ -232,6 +232,9 @@ type CommitRequest struct {
 	// 0: the server's choice.
 	TimeoutMillis uint32
 	Collections   []TxnCollection
+	// Locked says that documents were locked up front, for which others wait:
+	// home then decides, which lets go of its own soonest.
+	Locked bool
 }
 
 // TxnCollection is a transaction's part in one collection.

@@ -28,12 +28,12 @@ func eachOf[T any](r *reader, what string, one func(*T, *reader)) []T {
 
 // AppendTo appends the encoding.
 func (m *CommitRequest) AppendTo(dst []byte) []byte {
-	dst = appendArray(dst, 5)
+	dst = appendArray(dst, 6)
 	dst = m.ID.AppendTo(dst)
 	dst = msgp.AppendUint64(dst, m.Born)
 	dst = msgp.AppendUint64(dst, uint64(m.Attempt))
 	dst = msgp.AppendUint64(dst, uint64(m.TimeoutMillis))
-	return appendTxnCollections(dst, m.Collections)
+	return msgp.AppendBool(appendTxnCollections(dst, m.Collections), m.Locked)
 }
 
 func appendTxnCollections(dst []byte, all []TxnCollection) []byte {
@@ -57,6 +57,7 @@ func (m *CommitRequest) decode(r *reader) {
 	m.Attempt = r.uint32()
 	m.TimeoutMillis = r.uint32()
 	m.Collections = eachOf(r, "collections", (*TxnCollection).decode)
+	m.Locked = r.bool()
 	r.close(outer)
 }
 

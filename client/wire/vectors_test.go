@@ -166,7 +166,7 @@ var messageTable = []struct {
 		Documents: 21384, Versions: 30000, Bytes: 1 << 21, Requests: 512, Owned: []uint32{1, 41}}},
 	{"check replica", "", &CheckReplica{Node: "n1"}},
 	{"check finding", "a warning of no partition", &CheckFinding{Kind: "horizon", Warning: true, Partition: NoPartition, Text: "the horizon of request IDs is ahead"}},
-	{"commit", "reads one document and the absence of another, a range, and writes two", &CommitRequest{ID: RequestID{1, random16}, Born: 5, Attempt: 2, TimeoutMillis: 5000, Collections: []TxnCollection{
+	{"commit", "reads one document and the absence of another, a range, and writes two", &CommitRequest{ID: RequestID{1, random16}, Born: 5, Attempt: 2, TimeoutMillis: 5000, Locked: true, Collections: []TxnCollection{
 		{Name: "cities", Number: 7, Reads: []TxnRead{{ID: "DE/1", At: 7}, {ID: "DE/2"}}, Ranges: []TxnRange{{Prefix: "DE/", From: "DE/1", To: "DE/9", At: 9}}, Writes: []WriteItem{{Op: OpPut, ID: "DE/1", Body: berlin()}, {Op: OpUpdate, ID: "DE/3", Body: grow()}}},
 	}}},
 	{"commit reply", "", &CommitReply{Time: 114967706271645697, Duplicate: true, Now: 114967706271645699, Cost: aCost}},

@@ -117,6 +117,10 @@ const (
 	IntentsUnread      Name = "intents-unread"      // readers pass over what is about to be written
 	AskRaisesNothing   Name = "ask-raises-nothing"  // an ask does not keep the commit above the time read at
 	NewestUnverified   Name = "newest-unverified"   // a read-only transaction is not verified
+	StageUncounted     Name = "stage-uncounted"     // committed when all have prepared but home
+	StagedAborted      Name = "staged-aborted"      // home aborts what it has staged without asking the participants
+	DenyUnwritten      Name = "deny-unwritten"      // a participant that has not prepared says it never will, and may
+	PollRaisesNothing  Name = "poll-raises-nothing" // a participant that is asked does not prepare above the time read at
 )
 
 // Names are all of them.
@@ -134,6 +138,7 @@ func Names() []Name {
 		DecidedEarly, CommitTooLow, ResolvedEarly, ForgottenEarly, AbortedAlone, ClockUnraised, LocksUnlooked,
 		ReadsUnlocked, ReadsUnvalidated, AbsenceUnvalidated, RangesUnvalidated, AbortUnwritten, LatePrepare,
 		CommitUnrecorded, IntentsUnread, AskRaisesNothing, NewestUnverified,
+		StageUncounted, StagedAborted, DenyUnwritten, PollRaisesNothing,
 	}
 }
 

@@ -405,7 +405,7 @@ func TestNodeThatCannotStart(t *testing.T) {
 	write("foreign", "photos.zip", "x")
 	write("newer", "IDENTITY", `{"format":99,"node":"n1","incarnation":"00"}`)
 	write("damaged", "IDENTITY", `{"form`)
-	write("other", "IDENTITY", `{"format":4,"node":"n7","incarnation":"00"}`)
+	write("other", "IDENTITY", `{"format":5,"node":"n7","incarnation":"00"}`)
 	write("file", "f", "")
 
 	for _, tc := range []struct {

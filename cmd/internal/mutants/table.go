@@ -33,6 +33,7 @@ var (
 
 	ruleTxns = catcher{ring: "rules", pkg: "cmd/internal/rules", run: "^TestTransactions$", seeds: "-rules.seeds", seconds: 60}
 
+	staged       = catcher{ring: "unit", pkg: "fsm", run: "^TestStagedAborted$", seconds: 10}
 	coordinator  = catcher{ring: "unit", pkg: "txn", run: "^TestCommit$", seconds: 10}
 	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
 	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
@@ -97,7 +98,7 @@ var table = []row{
 	{mutant.UniqueKept, "a unique entry is not given up", uniqueRules, `is held by|has no entry`, 3},
 	{mutant.UniqueGivenEarly, "a unique entry is given up before the decision", simUnique, `duplicate value`, 20},
 
-	{mutant.DecidedEarly, "home decides with the first yes", ruleTxns, `writes took effect`, 500},
+	{mutant.DecidedEarly, "home decides with the first yes", ruleTxns, `writes took effect|nobody lets go of`, 500},
 	{mutant.CommitTooLow, "a commit timestamp is not the maximum of all votes", ruleTxns, `nobody lets go of|applies|below`, 500},
 	{mutant.ResolvedEarly, "participants are resolved before home has decided", ruleTxns, `writes took effect`, 500},
 	{mutant.ForgottenEarly, "home's record is dropped with the first confirmation", coordinator, `FAIL`, 3},
@@ -114,6 +115,10 @@ var table = []row{
 	{mutant.IntentsUnread, "readers pass over intents", ruleTxns, `broken promise|no order explains`, 500},
 	{mutant.AskRaisesNothing, "an ask does not keep the commit above the read", ruleTxns, `broken promise|no order explains`, 8000},
 	{mutant.NewestUnverified, "a read-only transaction is not verified", ruleTxns, `no order explains`, 500},
+	{mutant.StageUncounted, "committed when all have prepared but home", ruleTxns, `writes took effect|nobody lets go of|is lost`, 500},
+	{mutant.StagedAborted, "home aborts what it has staged without asking the participants", ruleTxns, `is lost|writes took effect`, 500},
+	{mutant.DenyUnwritten, "a participant's no to who asks is not written down", staged, `a late prepare: prepared`, 3},
+	{mutant.PollRaisesNothing, "an ask of a participant does not keep its vote above the read", staged, `the clock was not raised`, 3},
 
 	{mutant.AppliedApart, "the applied index is committed after the effect", oneBatch, `two batches`, 3},
 	{mutant.MarkerUnflushed, "a snapshot's marker is written without a flush", hostCrash, `crash \d+: .*below its snapshot`, 3},

@@ -22,7 +22,8 @@ import (
 //	2  the log is segment files (shardgroup/seglog)
 //	3  the placement group remembers requests (placement/answers.go)
 //	4  answers and counts are sealed in rows for many (fsm/tail.go)
-const formatVersion = 4
+//	5  home may stage a transaction (txn/DESIGN.md)
+const formatVersion = 5
 
 // Files and folders of a data directory:
 //

@@ -123,7 +123,9 @@ func (d *cutDriver) send(ms []txn.CutMessage) {
 			ask(s, home, m, func(answer func(txn.Answer)) {
 				home.propose(fsm.Command{Txn: &fsm.Txn{ID: m.ID, Partition: m.Home, Epoch: 1, Settle: &fsm.Settle{Raise: raise}}},
 					func(r fsm.Result) { answer(*r.Txn) })
-			}, func(a txn.Answer) { d.send(d.c.Asked(m, a)) })
+			}, func(a txn.Answer) {
+				s.pollStaged(m.ID, m.Home, raise, a, func(a txn.Answer) { d.send(d.c.Asked(m, a)) })
+			})
 		case txn.CutPromise:
 			g := s.groups[m.Group]
 			// Once: what is sent again finds its hold redeemed.

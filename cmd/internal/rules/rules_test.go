@@ -95,7 +95,8 @@ func TestPlacement(t *testing.T) {
 
 func TestTransactions(t *testing.T) {
 	play(t, Transactions, "commits in one entry", "commits over several groups", "transactions done", "transactions refused",
-		"read-only transactions", "recoveries", "coordinators dead", "leader changes", "readers at an intent", "single writes at a lock", "reads at a time")
+		"read-only transactions", "recoveries", "coordinators dead", "leader changes", "readers at an intent", "single writes at a lock", "reads at a time",
+		"staged", "inquiries about what is staged")
 }
 
 func TestCuts(t *testing.T) {

@@ -250,6 +250,15 @@ func describeTxn(c *fsm.Command, r *fsm.Result) string {
 			what = "commit"
 		case t.Forget != nil:
 			what = "forget"
+		case t.Confirm != nil:
+			what = fmt.Sprintf("confirm at %d", t.Confirm.At)
+		case t.Reject != nil:
+			what = "reject"
+		case t.Poll != nil:
+			what = fmt.Sprintf("poll, deny %v, raise %d", t.Poll.Deny, t.Poll.Raise)
+		}
+		if t.Prepare != nil && len(t.Prepare.Participants) > 0 {
+			what = "stage"
 		}
 		what = fmt.Sprintf("%s of %s at partition %d", what, t.ID, t.Partition)
 	}
@@ -400,7 +409,7 @@ func (s *txnRun) clear(g *txnGroup, keys []fsm.ReadKey, t hlc.Timestamp, done fu
 				a, err := home.m.Decision(h.Home, 1, h.ID)
 				s.Must("decision", err)
 				answer(a)
-			}, told)
+			}, func(a txn.Answer) { s.pollStaged(h.ID, h.Home, 0, a, told) })
 			continue
 		}
 		raise := t
@@ -410,8 +419,61 @@ func (s *txnRun) clear(g *txnGroup, keys []fsm.ReadKey, t hlc.Timestamp, done fu
 		ask(s, home, "keep it above", func(answer func(txn.Answer)) {
 			home.propose(fsm.Command{Txn: &fsm.Txn{ID: h.ID, Partition: h.Home, Epoch: 1, Settle: &fsm.Settle{Raise: raise}}},
 				func(r fsm.Result) { answer(*r.Txn) })
-		}, told)
+		}, func(a txn.Answer) { s.pollStaged(h.ID, h.Home, raise, a, told) })
 	}
+}
+
+// pollStaged goes on with home's answer, and asks the participants if it is to.
+func (s *txnRun) pollStaged(id txn.ID, home placement.PartitionID, above hlc.Timestamp, first txn.Answer, told func(txn.Answer)) {
+	q := txn.NewInquiry(home, false, above)
+	var send func(ms []txn.Message)
+	look := func(ms []txn.Message) {
+		if a, known := q.Outcome(); known {
+			told(a)
+			return
+		}
+		send(ms)
+	}
+	send = func(ms []txn.Message) {
+		for _, m := range ms {
+			s.Met("inquiries about what is staged", 1)
+			g := s.of(m.To)
+			x := messageCommand(id, m)
+			x.Epoch = 1
+			ask(s, g, m, func(answer func(txn.Answer)) {
+				g.propose(fsm.Command{Txn: x}, func(r fsm.Result) { answer(*r.Txn) })
+			}, func(a txn.Answer) {
+				if _, known := q.Outcome(); !known {
+					look(q.Answer(m, a))
+				}
+			})
+		}
+	}
+	look(q.Answer(q.Begin()[0], first))
+}
+
+// messageCommand is the command of a message that carries no part.
+func messageCommand(id txn.ID, m txn.Message) *fsm.Txn {
+	x := &fsm.Txn{ID: id, Partition: m.To}
+	switch m.Step {
+	case txn.AbortIfUndecided:
+		x.Settle = &fsm.Settle{Abort: true}
+	case txn.Ask:
+		x.Settle = &fsm.Settle{Raise: m.At}
+	case txn.Resolve:
+		x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
+	case txn.Forget:
+		x.Forget = &fsm.Forget{}
+	case txn.Confirm:
+		x.Confirm = &fsm.Confirm{At: m.At}
+	case txn.Reject:
+		x.Reject = &fsm.Reject{}
+	case txn.Poll:
+		x.Poll = &fsm.Poll{Raise: m.At}
+	case txn.Deny:
+		x.Poll = &fsm.Poll{Deny: true}
+	}
+	return x
 }
 
 // txnClient is one transaction of a client.
@@ -573,7 +635,7 @@ type driver struct {
 // commit sends the transaction to a coordinator.
 func (c *txnClient) commit(id txn.ID) {
 	s := c.s
-	spec := txn.Spec{ID: id, Home: c.home, Deadline: hlc.FromTime(s.wall.Add(txnPatience)), Ordered: s.Once(3)}
+	spec := txn.Spec{ID: id, Home: c.home, Deadline: hlc.FromTime(s.wall.Add(txnPatience)), Ordered: s.Once(3), Parallel: s.Once(2)}
 	for p := range c.parts {
 		if p != c.home {
 			spec.Participants = append(spec.Participants, p)
@@ -640,7 +702,7 @@ func (c *txnClient) commit(id txn.ID) {
 func (d *driver) send(ms []txn.Message) {
 	s := d.s
 	for _, m := range ms {
-		x := &fsm.Txn{ID: d.id, Partition: m.To}
+		x := messageCommand(d.id, m)
 		switch m.Step {
 		case txn.Prepare:
 			part := *d.parts[m.To]
@@ -648,6 +710,10 @@ func (d *driver) send(ms []txn.Message) {
 				part.Reads = nil
 			}
 			x.Prepare = &fsm.Prepare{Home: d.spec.Home, Deadline: d.spec.Deadline, Born: d.born, Part: part}
+			if m.To == d.spec.Home {
+				s.Met("staged", 1)
+				x.Prepare.Participants = d.spec.Participants
+			}
 		case txn.Decide:
 			x.Decide = &fsm.Decide{MaxP: m.At, Participants: d.spec.Participants}
 			if p := d.parts[m.To]; p != nil {
@@ -657,7 +723,6 @@ func (d *driver) send(ms []txn.Message) {
 				x.Decide.MaxP = 0
 			}
 		case txn.AbortIfUndecided:
-			x.Settle = &fsm.Settle{Abort: true}
 			if s.mistake == noTombstone {
 				g := s.of(m.To)
 				a, err := g.m.Decision(m.To, 1, d.id)
@@ -666,10 +731,6 @@ func (d *driver) send(ms []txn.Message) {
 					continue
 				}
 			}
-		case txn.Resolve:
-			x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
-		case txn.Forget:
-			x.Forget = &fsm.Forget{}
 		}
 		d.out[m] = true
 		s.command(x, func(a txn.Answer) { d.answered(m, a) })
@@ -684,7 +745,7 @@ func (d *driver) answered(m txn.Message, a txn.Answer) {
 	delete(d.out, m)
 	next := d.c.Answer(m, a)
 	switch {
-	case s.mistake == decideEarly && m.Step == txn.Prepare && a.State == txn.Prepared && !d.early:
+	case s.mistake == decideEarly && !d.spec.Parallel && m.Step == txn.Prepare && a.State == txn.Prepared && !d.early:
 		d.early = true
 		next = append(next, txn.Message{Step: txn.Decide, To: d.spec.Home, At: a.At})
 	case s.mistake == resolvedBeforeDecide && m.Step == txn.Prepare && a.State == txn.Prepared:
