@@ -103,6 +103,31 @@ type Poll struct {
 	Raise hlc.Timestamp
 }
 
+// MessageTxn is the command of a message that carries no part: all but Prepare
+// and Decide.
+func MessageTxn(id txn.ID, m txn.Message) *Txn {
+	x := &Txn{ID: id, Partition: m.To}
+	switch m.Step {
+	case txn.AbortIfUndecided:
+		x.Settle = &Settle{Abort: true}
+	case txn.Ask:
+		x.Settle = &Settle{Raise: m.At}
+	case txn.Confirm:
+		x.Confirm = &Confirm{At: m.At}
+	case txn.Reject:
+		x.Reject = &Reject{}
+	case txn.Poll:
+		x.Poll = &Poll{Raise: m.At}
+	case txn.Deny:
+		x.Poll = &Poll{Deny: true}
+	case txn.Resolve:
+		x.Resolve = &Resolve{Commit: m.Commit, At: m.At}
+	case txn.Forget:
+		x.Forget = &Forget{}
+	}
+	return x
+}
+
 func (t *Txn) kind() commandKind {
 	switch {
 	case t.Prepare != nil && len(t.Prepare.Participants) > 0:

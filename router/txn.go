@@ -572,7 +572,7 @@ func (d *txnDriver) step(m txn.Message) *step {
 			MaxP: m.At, Participants: d.others, Part: *d.t.part(d.t.home),
 		}}
 	default:
-		s.x = shardgroup.TxnCommand(d.t.id, m)
+		s.x = fsm.MessageTxn(d.t.id, m)
 		s.later = m.Step == txn.Resolve || m.Step == txn.Forget
 		if m.Step == txn.Confirm {
 			_, s.later = d.c.Outcome()

@@ -121,7 +121,7 @@ func Inquire(ctx context.Context, r Resolver, id txn.ID, home placement.Partitio
 		errs := make([]error, len(ms))
 		var all sync.WaitGroup
 		for i := range ms {
-			one := func() { answers[i], errs[i] = r.Step(ctx, TxnCommand(id, ms[i])) }
+			one := func() { answers[i], errs[i] = r.Step(ctx, fsm.MessageTxn(id, ms[i])) }
 			if i < len(ms)-1 {
 				all.Go(one)
 			} else {
@@ -531,7 +531,7 @@ func (k *keeper) rescue(ctx context.Context, r Resolver, id txn.ID, rec txn.Reco
 		}
 		var next []txn.Message
 		for _, m := range ms {
-			a, err := r.Step(ctx, TxnCommand(id, m))
+			a, err := r.Step(ctx, fsm.MessageTxn(id, m))
 			if err != nil {
 				rec.Lost(m)
 				continue
@@ -541,29 +541,4 @@ func (k *keeper) rescue(ctx context.Context, r Resolver, id txn.ID, rec txn.Reco
 		}
 		ms = next
 	}
-}
-
-// TxnCommand is the command of a message that carries no part: all but Prepare
-// and Decide.
-func TxnCommand(id txn.ID, m txn.Message) *fsm.Txn {
-	x := &fsm.Txn{ID: id, Partition: m.To}
-	switch m.Step {
-	case txn.AbortIfUndecided:
-		x.Settle = &fsm.Settle{Abort: true}
-	case txn.Ask:
-		x.Settle = &fsm.Settle{Raise: m.At}
-	case txn.Confirm:
-		x.Confirm = &fsm.Confirm{At: m.At}
-	case txn.Reject:
-		x.Reject = &fsm.Reject{}
-	case txn.Poll:
-		x.Poll = &fsm.Poll{Raise: m.At}
-	case txn.Deny:
-		x.Poll = &fsm.Poll{Deny: true}
-	case txn.Resolve:
-		x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
-	case txn.Forget:
-		x.Forget = &fsm.Forget{}
-	}
-	return x
 }

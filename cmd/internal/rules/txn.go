@@ -438,7 +438,7 @@ func (s *txnRun) pollStaged(id txn.ID, home placement.PartitionID, above hlc.Tim
 		for _, m := range ms {
 			s.Met("inquiries about what is staged", 1)
 			g := s.of(m.To)
-			x := messageCommand(id, m)
+			x := fsm.MessageTxn(id, m)
 			x.Epoch = 1
 			ask(s, g, m, func(answer func(txn.Answer)) {
 				g.propose(fsm.Command{Txn: x}, func(r fsm.Result) { answer(*r.Txn) })
@@ -450,30 +450,6 @@ func (s *txnRun) pollStaged(id txn.ID, home placement.PartitionID, above hlc.Tim
 		}
 	}
 	look(q.Answer(q.Begin()[0], first))
-}
-
-// messageCommand is the command of a message that carries no part.
-func messageCommand(id txn.ID, m txn.Message) *fsm.Txn {
-	x := &fsm.Txn{ID: id, Partition: m.To}
-	switch m.Step {
-	case txn.AbortIfUndecided:
-		x.Settle = &fsm.Settle{Abort: true}
-	case txn.Ask:
-		x.Settle = &fsm.Settle{Raise: m.At}
-	case txn.Resolve:
-		x.Resolve = &fsm.Resolve{Commit: m.Commit, At: m.At}
-	case txn.Forget:
-		x.Forget = &fsm.Forget{}
-	case txn.Confirm:
-		x.Confirm = &fsm.Confirm{At: m.At}
-	case txn.Reject:
-		x.Reject = &fsm.Reject{}
-	case txn.Poll:
-		x.Poll = &fsm.Poll{Raise: m.At}
-	case txn.Deny:
-		x.Poll = &fsm.Poll{Deny: true}
-	}
-	return x
 }
 
 // txnClient is one transaction of a client.
@@ -702,7 +678,7 @@ func (c *txnClient) commit(id txn.ID) {
 func (d *driver) send(ms []txn.Message) {
 	s := d.s
 	for _, m := range ms {
-		x := messageCommand(d.id, m)
+		x := fsm.MessageTxn(d.id, m)
 		switch m.Step {
 		case txn.Prepare:
 			part := *d.parts[m.To]
