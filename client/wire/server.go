@@ -135,7 +135,8 @@ func (o ServerOptions) withDefaults() ServerOptions {
 // Server serves connections. Each has two goroutines, one that reads and one
 // that writes; requests are served by goroutines that the connections share.
 // One more looks over all connections for peers that stand still, so that no
-// timer is touched on the way of a request.
+// timer is touched on the way of a request, and ends workers that have nothing
+// to do.
 //
 // Life of a server: NewServer, Serve on one or more listeners (or ServeConn),
 // Drain to let go of the work in hand, Close.
@@ -376,6 +377,7 @@ func (s *Server) watch() {
 			return
 		case now := <-ticks.C:
 			s.look(now)
+			s.workers.trim()
 		}
 	}
 }
@@ -427,8 +429,9 @@ func (s *Server) finished(bytes int) {
 // next: its stack is the one in the processor's cache.
 type workers struct {
 	mu   sync.Mutex
-	idle []chan task
-	over bool
+	idle []chan task // guarded by mu; the last to finish is the next to work
+	low  int         // guarded by mu; the fewest that were idle since the last trim
+	over bool        // guarded by mu
 	bg   sync.WaitGroup
 }
 
@@ -438,7 +441,7 @@ type task struct {
 	f func()
 }
 
-// maxIdleWorkers is how many are kept.
+// maxIdleWorkers is how many are kept at most.
 const maxIdleWorkers = 256
 
 func (w *workers) serve(r *inFlight) { w.give(task{r: r}) }
@@ -450,6 +453,7 @@ func (w *workers) give(t task) {
 	if n := len(w.idle); n > 0 {
 		next := w.idle[n-1]
 		w.idle = w.idle[:n-1]
+		w.low = min(w.low, n-1)
 		w.mu.Unlock()
 		next <- t
 		return
@@ -481,6 +485,20 @@ func (w *workers) work(t task) {
 	}
 }
 
+// trim ends half of the workers that nobody has needed since the last trim:
+// what a burst has left is gone after some trims, and a steady load keeps what
+// it needs.
+func (w *workers) trim() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := (w.low + 1) / 2
+	for _, next := range w.idle[:n] {
+		next <- task{}
+	}
+	w.idle = slices.Delete(w.idle, 0, n)
+	w.low = len(w.idle)
+}
+
 // close ends the idle workers and waits for all; no request may come any more.
 func (w *workers) close() {
 	w.mu.Lock()
@@ -488,7 +506,7 @@ func (w *workers) close() {
 	for _, next := range w.idle {
 		next <- task{}
 	}
-	w.idle = nil
+	w.idle, w.low = nil, 0
 	w.mu.Unlock()
 	w.bg.Wait()
 }
