@@ -454,7 +454,7 @@ func (c *checking) survey(ctx context.Context, k fsm.Mark) (all []*replicaFindin
 		all = make([]*replicaFindings, len(c.group.Replicas))
 		missed := index == 0
 		if !missed {
-			parallel(len(all), func(i int) { all[i] = c.fetch(ctx, c.group.Replicas[i], k.ID, index) })
+			c.r.parallel(len(all), func(i int) { all[i] = c.fetch(ctx, c.group.Replicas[i], k.ID, index) })
 			for _, a := range all {
 				missed = missed || a.missed
 			}

@@ -245,7 +245,7 @@ func (r *Router) carryCut(ctx context.Context, run *cutRun, ms []txn.CutMessage)
 			steps[i] = &step{x: &fsm.Txn{ID: m.ID, Partition: m.Home, Settle: &fsm.Settle{Raise: m.At}}}
 		}
 		r.steps(ctx, run.view, steps, 0)
-		parallel(len(steps), func(i int) {
+		r.parallel(len(steps), func(i int) {
 			s, m := steps[i], ms[i]
 			if x.errs[i] = s.err; s.err == nil {
 				x.answers[i], x.errs[i] = shardgroup.Inquire(ctx, r, m.ID, m.Home, false, m.At, s.answer)

@@ -48,7 +48,7 @@ func (r *Router) checkTime(ctx context.Context, v *placement.View, at uint64, s 
 func (r *Router) largestClock(ctx context.Context, v *placement.View, groups []placement.GroupID, s subject) (hlc.Timestamp, *wire.Error) {
 	clocks := make([]hlc.Timestamp, len(groups))
 	errs := make([]*wire.Error, len(groups))
-	parallel(len(groups), func(i int) {
+	r.parallel(len(groups), func(i int) {
 		errs[i] = r.onLeader(ctx, v, groups[i], false, s,
 			func(ctx context.Context, g Group) (err error) {
 				clocks[i], err = g.Clock(ctx)
@@ -195,7 +195,7 @@ func (l *lookup) attempt(ctx context.Context, todo []int, turn int) int {
 		}
 		parts[g] = append(parts[g], i)
 	}
-	parallel(len(order), func(n int) { l.carry(ctx, order[n], parts[order[n]], turn) })
+	l.r.parallel(len(order), func(n int) { l.carry(ctx, order[n], parts[order[n]], turn) })
 	return len(order)
 }
 

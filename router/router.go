@@ -11,6 +11,7 @@ import (
 
 	"github.com/impossibledb/idb/client/doc"
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/client/workers"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -104,6 +105,7 @@ type Router struct {
 	mu      sync.RWMutex
 	leaders map[placement.GroupID]placement.NodeID // guarded by mu; of groups that have no replica here
 
+	tasks  *workers.Pool[func()]
 	txns   txnDrivers
 	counts txnCounts
 	cuts   cutter
@@ -114,6 +116,8 @@ type Router struct {
 func New(o Options) *Router {
 	o = o.withDefaults()
 	r := &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
+	r.tasks = workers.New(func(f func()) { f() })
+	r.txns.tasks = r.tasks
 	r.cuts.lanes = make(map[string]*cutLane)
 	r.txns.ctx, r.txns.cancel = context.WithCancel(context.Background())
 	return r
@@ -431,7 +435,7 @@ func partitionOf(v *placement.View, c *placement.Collection, id string) placemen
 
 // parallel runs f for 0 … n-1 and returns when all are done. One is run in
 // place, for it is the common case.
-func parallel(n int, f func(i int)) {
+func (r *Router) parallel(n int, f func(i int)) {
 	if n == 1 {
 		f(0)
 		return
@@ -439,10 +443,10 @@ func parallel(n int, f func(i int)) {
 	var all sync.WaitGroup
 	for i := 1; i < n; i++ {
 		all.Add(1)
-		go func() {
+		r.tasks.Run(func() {
 			defer all.Done()
 			f(i)
-		}()
+		})
 	}
 	if n > 0 {
 		f(0)

@@ -418,7 +418,7 @@ func (s *scanning) countAll(ctx context.Context, subj subject) (*wire.CountReply
 	}
 	parts := make([]wire.CountReply, len(s.groups))
 	errs := make([]*wire.Error, len(s.groups))
-	parallel(len(s.groups), func(i int) {
+	s.r.parallel(len(s.groups), func(i int) {
 		ask := groupScan{group: s.groups[i].group, spec: fsm.ScanSpec{
 			Partitions: s.groups[i].partitions, Epoch: s.view.Epoch, Collection: s.coll.ID, Prefix: s.req.Prefix, At: at,
 		}}

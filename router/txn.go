@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/client/workers"
 	"github.com/impossibledb/idb/fsm"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
@@ -40,6 +41,7 @@ const (
 type txnDrivers struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	tasks  *workers.Pool[func()]
 
 	mu     sync.Mutex
 	closed bool // guarded by mu
@@ -56,13 +58,13 @@ func (d *txnDrivers) start(f func(ctx context.Context)) bool {
 	}
 	d.count++
 	d.bg.Add(1)
-	go func() {
+	d.tasks.Run(func() {
 		defer d.bg.Done()
 		f(d.ctx)
 		d.mu.Lock()
 		d.count--
 		d.mu.Unlock()
-	}()
+	})
 	return true
 }
 
@@ -74,6 +76,7 @@ func (r *Router) Close() {
 	r.txns.mu.Unlock()
 	r.txns.cancel()
 	r.txns.bg.Wait()
+	r.tasks.Close()
 }
 
 // transaction is one commit request on its way.
@@ -483,14 +486,14 @@ func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) (known bool)
 		for _, batch := range by {
 			flying++
 			turn := d.turn
-			go func() { // joined below: run ends when none is flying
+			r.tasks.Run(func() { // joined below: run ends when none is flying
 				steps := make([]*step, len(batch))
 				for i := range batch {
 					steps[i] = batch[i].s
 				}
 				r.steps(ctx, v, steps, turn)
 				arrived <- batch
-			}()
+			})
 		}
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -599,7 +602,7 @@ func (t *transaction) verify(ctx context.Context) *wire.Error {
 		t.groups = len(order)
 		answers := make([]*txn.Conflict, len(order))
 		errs := make([]*wire.Error, len(order))
-		parallel(len(order), func(i int) {
+		t.r.parallel(len(order), func(i int) {
 			q := &txnRead{group: order[i], epoch: v.Epoch, verify: by[order[i]]}
 			errs[i] = t.r.onLeader(ctx, v, order[i], false, subject{},
 				func(ctx context.Context, g Group) (err error) {

@@ -291,7 +291,7 @@ func (r *Router) listTxns(ctx context.Context, req *wire.TxnListRequest) (*wire.
 	defer cancel()
 	lists := make([]*wire.TxnList, len(v.Groups))
 	missing := make([]*wire.Error, len(v.Groups))
-	parallel(len(v.Groups), func(i int) {
+	r.parallel(len(v.Groups), func(i int) {
 		q := &txnRead{group: v.Groups[i].ID, epoch: v.Epoch, list: req}
 		missing[i] = r.onLeader(looking, v, q.group, false, subject{},
 			func(_ context.Context, g Group) (err error) { lists[i], err = r.listHere(q, g); return err },
@@ -403,7 +403,7 @@ func (r *Router) abortTxn(ctx context.Context, req *wire.TxnAbortRequest) (*wire
 func (r *Router) resolveParts(ctx context.Context, x *wire.TxnInfo, a *txn.Answer) (n uint32) {
 	held := slices.DeleteFunc(slices.Clone(x.Parts), func(p wire.TxnPart) bool { return p.State != wire.TxnPrepared || p.Partition == x.Home })
 	done := make([]bool, len(held))
-	parallel(len(held), func(i int) {
+	r.parallel(len(held), func(i int) {
 		_, err := r.Step(ctx, &fsm.Txn{ID: txn.ID(x.ID), Partition: placement.PartitionID(held[i].Partition), Resolve: &fsm.Resolve{Commit: a.State == txn.Committed, At: a.At}})
 		done[i] = err == nil
 	})

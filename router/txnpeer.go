@@ -36,7 +36,7 @@ func (r *Router) steps(ctx context.Context, v *placement.View, steps []*step, tu
 	group, node := r.locate(v, id, turn)
 	switch {
 	case group != nil:
-		proposeSteps(ctx, group, steps)
+		r.proposeSteps(ctx, group, steps)
 		return
 	case node == "":
 		for _, s := range steps {
@@ -88,8 +88,8 @@ func stepsHead(id placement.GroupID, first *step, now hlc.Timestamp) []byte {
 }
 
 // proposeSteps has a group here apply them, side by side.
-func proposeSteps(ctx context.Context, g Group, steps []*step) {
-	parallel(len(steps), func(i int) {
+func (r *Router) proposeSteps(ctx context.Context, g Group, steps []*step) {
+	r.parallel(len(steps), func(i int) {
 		s := steps[i]
 		var res fsm.Result
 		var err error
@@ -148,7 +148,7 @@ func (r *Router) serveSteps(ctx context.Context, body []byte) ([]byte, error) {
 			p.Deadline = r.opts.Clock.Now().Add(left)
 		}
 	}
-	proposeSteps(ctx, g, steps)
+	r.proposeSteps(ctx, g, steps)
 	return r.appendSteps([]byte{peerVersion}, steps), nil
 }
 

@@ -70,7 +70,7 @@ func (b *batch) proposeUnique(ctx context.Context, g Group, items []int, set *un
 		}
 	}
 	var taken atomic.Int64
-	parallel(min(len(mine), uniqueAtOnce), func(int) {
+	b.r.parallel(min(len(mine), uniqueAtOnce), func(int) {
 		for n := taken.Add(1); int(n) <= len(mine); n = taken.Add(1) {
 			b.writeUnique(ctx, g, mine[n-1], set)
 		}

@@ -80,7 +80,7 @@ func (t *transaction) addEntries(ctx context.Context, docs []*uniqueDoc) *wire.E
 	}
 	errs := make([]*wire.Error, len(docs))
 	var taken atomic.Int64
-	parallel(min(len(docs), uniqueAtOnce), func(int) {
+	t.r.parallel(min(len(docs), uniqueAtOnce), func(int) {
 		for n := taken.Add(1); int(n) <= len(docs); n = taken.Add(1) {
 			errs[n-1] = t.difference(ctx, docs[n-1])
 		}

@@ -182,7 +182,7 @@ func (b *batch) attempt(ctx context.Context, todo []int, turn int) {
 		}
 		parts[g] = append(parts[g], i)
 	}
-	parallel(len(order), func(n int) { b.carry(ctx, order[n], parts[order[n]], turn) })
+	b.r.parallel(len(order), func(n int) { b.carry(ctx, order[n], parts[order[n]], turn) })
 }
 
 // touch counts a group for the cost; one group needs no set.

@@ -53,11 +53,11 @@ type Starter interface {
 
 // Handover gives a request that StartWire has taken to ServeWire, in a
 // goroutine of its own.
-func (p *Responder) Handover() { p.r.session.server.workers.serve(p.r) }
+func (p *Responder) Handover() { p.r.session.server.workers.Run(task{r: p.r}) }
 
 // Spawn runs f in a goroutine of the server, which Close waits for. It is for
 // requests that StartWire has taken.
-func (p *Responder) Spawn(f func()) { p.r.session.server.workers.run(f) }
+func (p *Responder) Spawn(f func()) { p.r.session.server.workers.Run(task{f: f}) }
 
 // Replies answers requests that a Starter has taken, many at a time: what goes
 // to one connection is written to it at once, by Flush. The zero value is ready

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/impossibledb/idb/client/workers"
 )
 
 // Logger is what the server needs of the house's logger.
@@ -135,15 +137,14 @@ func (o ServerOptions) withDefaults() ServerOptions {
 // Server serves connections. Each has two goroutines, one that reads and one
 // that writes; requests are served by goroutines that the connections share.
 // One more looks over all connections for peers that stand still, so that no
-// timer is touched on the way of a request, and ends workers that have nothing
-// to do.
+// timer is touched on the way of a request.
 //
 // Life of a server: NewServer, Serve on one or more listeners (or ServeConn),
 // Drain to let go of the work in hand, Close.
 type Server struct {
 	o       ServerOptions
 	starter Starter // the handler, if it is one
-	workers workers
+	workers *workers.Pool[task]
 
 	requestBytes atomic.Int64  // bodies in service
 	answers      pressure      // bytes of answers that wait for their clients
@@ -171,6 +172,7 @@ func NewServer(o ServerOptions) *Server {
 		sessions:  make(map[*session]struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		stop:      make(chan struct{}),
+		workers:   workers.New(task.do),
 	}
 	s.starter, _ = o.Handler.(Starter)
 	s.bg.Add(1)
@@ -337,7 +339,7 @@ func (s *Server) Close() error {
 		ss.end(errServerStops)
 	}
 	s.bg.Wait()
-	s.workers.close()
+	s.workers.Close()
 	return nil
 }
 
@@ -377,7 +379,6 @@ func (s *Server) watch() {
 			return
 		case now := <-ticks.C:
 			s.look(now)
-			s.workers.trim()
 		}
 	}
 }
@@ -424,89 +425,16 @@ func (s *Server) finished(bytes int) {
 	}
 }
 
-// workers are goroutines that serve requests, kept for the next one: their
-// stacks have grown to what a request needs. The one that rested last works
-// next: its stack is the one in the processor's cache.
-type workers struct {
-	mu   sync.Mutex
-	idle []chan task // guarded by mu; the last to finish is the next to work
-	low  int         // guarded by mu; the fewest that were idle since the last trim
-	over bool        // guarded by mu
-	bg   sync.WaitGroup
-}
-
-// task is a request to serve, or something else to do. None is the end.
+// task is a request to serve, or something else to do.
 type task struct {
 	r *inFlight
 	f func()
 }
 
-// maxIdleWorkers is how many are kept at most.
-const maxIdleWorkers = 256
-
-func (w *workers) serve(r *inFlight) { w.give(task{r: r}) }
-
-func (w *workers) run(f func()) { w.give(task{f: f}) }
-
-func (w *workers) give(t task) {
-	w.mu.Lock()
-	if n := len(w.idle); n > 0 {
-		next := w.idle[n-1]
-		w.idle = w.idle[:n-1]
-		w.low = min(w.low, n-1)
-		w.mu.Unlock()
-		next <- t
-		return
+func (t task) do() {
+	if t.f != nil {
+		t.f()
+	} else {
+		t.r.session.serve(t.r)
 	}
-	w.bg.Add(1)
-	w.mu.Unlock()
-	go w.work(t)
-}
-
-func (w *workers) work(t task) {
-	defer w.bg.Done()
-	next := make(chan task, 1)
-	for {
-		if t.f != nil {
-			t.f()
-		} else {
-			t.r.session.serve(t.r)
-		}
-		w.mu.Lock()
-		if w.over || len(w.idle) >= maxIdleWorkers {
-			w.mu.Unlock()
-			return
-		}
-		w.idle = append(w.idle, next)
-		w.mu.Unlock()
-		if t = <-next; t.r == nil && t.f == nil {
-			return
-		}
-	}
-}
-
-// trim ends half of the workers that nobody has needed since the last trim:
-// what a burst has left is gone after some trims, and a steady load keeps what
-// it needs.
-func (w *workers) trim() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := (w.low + 1) / 2
-	for _, next := range w.idle[:n] {
-		next <- task{}
-	}
-	w.idle = slices.Delete(w.idle, 0, n)
-	w.low = len(w.idle)
-}
-
-// close ends the idle workers and waits for all; no request may come any more.
-func (w *workers) close() {
-	w.mu.Lock()
-	w.over = true
-	for _, next := range w.idle {
-		next <- task{}
-	}
-	w.idle, w.low = nil, 0
-	w.mu.Unlock()
-	w.bg.Wait()
 }

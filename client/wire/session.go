@@ -329,7 +329,7 @@ func (ss *session) begin(r *inFlight) {
 	case StartHere:
 		ss.serve(r)
 	default:
-		s.workers.serve(r)
+		s.workers.Run(task{r: r})
 	}
 }
 
