@@ -109,11 +109,13 @@ func (e *refusedError) Unwrap() error { return e.err }
 
 // batch is the commands of one entry.
 type batch struct {
-	props  []*proposal
-	term   uint64
-	since  time.Time
-	round  uint64 // of the cadence, 0: none
-	gaveUp bool   // guarded by batcher.mu; the callers were told "unknown"
+	props   []*proposal
+	callers int // commands that somebody waits for, all but riders
+	steps   int // those of transactions
+	term    uint64
+	since   time.Time
+	round   uint64 // of the cadence, 0: none
+	gaveUp  bool   // guarded by batcher.mu; the callers were told "unknown"
 }
 
 func (b *batcher) init(g *Group) {
@@ -262,7 +264,7 @@ func (b *batcher) take() *batch {
 			if announced {
 				b.g.host.logs.Forgo(1)
 			}
-			cadence.leave(round)
+			cadence.leave(round, 0, 0)
 			b.mu.Lock()
 			continue
 		}
@@ -295,6 +297,12 @@ func (b *batcher) take() *batch {
 		b.queue = append(b.queue[:0], b.queue[b.head:]...)
 		b.head = 0
 	}
+	bt.callers = n
+	for _, p := range bt.props {
+		if p.cmd.Txn != nil {
+			bt.steps++
+		}
+	}
 	bt.props = b.boardLocked(bt.props, size)
 	for _, p := range bt.props {
 		p.cmd.Time = b.memory.Assign(b.g.host.cfg.Clock.Now())
@@ -308,7 +316,7 @@ func (b *batcher) take() *batch {
 	}
 	b.flying = append(b.flying, bt)
 	b.memory.Send()
-	cadence.moved(-n, len(bt.props)) // riders were not counted while they waited
+	cadence.moved(-n, n)
 	return bt
 }
 
@@ -407,10 +415,10 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 		b.memory.Break()
 	}
 	b.letGoLocked()
-	b.g.host.cadence.moved(requeued, -len(bt.props))
+	b.g.host.cadence.moved(requeued, -bt.callers)
 	b.cond.Signal()
 	b.mu.Unlock()
-	b.g.host.cadence.leave(bt.round)
+	b.g.host.cadence.leave(bt.round, bt.callers, bt.steps)
 	if err != nil {
 		b.g.forgo() // perhaps it never came to the log
 	}

@@ -12,10 +12,6 @@ const (
 	// lightLoad is how many commands a node has to have, waiting and in flight,
 	// before an entry waits for anything but its own group.
 	lightLoad = 8
-	// restLoad is how many commands it has to have before a round waits for
-	// callers. With fewer the machine is idle meanwhile, and what the entries
-	// save is less than the wait costs.
-	restLoad = 32
 	// restFor is how long a round waits for the callers of the one before.
 	restFor = time.Millisecond
 	// restShare is the part of them, in percent, that it does not wait beyond.
@@ -30,8 +26,9 @@ const (
 // is much to do. What an entry costs, in messages, syncs and hand-overs on
 // every replica, hardly depends on how many commands it carries, and groups
 // that start together share syncs; so under load a round begins when the one
-// before has landed, and under heavy load, most of its callers are back with
-// their next command. Under light load nothing waits.
+// before has landed and most of its callers are back with their next command.
+// The callers of transactions have to read before, and are not waited for. Under
+// light load nothing waits.
 type cadence struct {
 	logs *seglog.Log // that the groups write to; nil: bursts are not announced
 
@@ -44,6 +41,8 @@ type cadence struct {
 	queued  int           // guarded by mu; commands that wait, in all groups
 	sent    int           // guarded by mu; commands in flight, in all groups
 	most    int           // guarded by mu; commands that waited or flew at once since the round began
+	landed  int           // guarded by mu; commands of the round's entries that have landed
+	steps   int           // guarded by mu; of transactions, among those
 	began   time.Time     // guarded by mu; of the round
 	usual   time.Duration // guarded by mu; how long a round takes
 	timer   *time.Timer   // guarded by mu; ends the round or the rest
@@ -66,8 +65,9 @@ func (c *cadence) enter(b *batcher) (round uint64, now bool) {
 	return 0, false
 }
 
-// leave reports that an entry of a round has landed, or that a turn is not used.
-func (c *cadence) leave(round uint64) {
+// leave reports that an entry of a round has landed, how many callers it had
+// and how many of those were transactions, or that a turn is not used.
+func (c *cadence) leave(round uint64, callers, steps int) {
 	if round == 0 {
 		return
 	}
@@ -76,11 +76,13 @@ func (c *cadence) leave(round uint64) {
 		c.mu.Unlock()
 		return // given up
 	}
+	c.landed += callers
+	c.steps += steps
 	var turn []*batcher
 	if c.flying--; c.flying == 0 {
 		c.tookLocked(time.Since(c.began))
 		c.enough = c.most * restShare / 100
-		if c.most < restLoad || c.queued >= c.enough {
+		if 2*c.steps >= c.landed || c.queued >= c.enough {
 			turn = c.nextLocked()
 		} else {
 			c.resting = true
@@ -141,7 +143,7 @@ func (c *cadence) nextLocked() []*batcher {
 func (c *cadence) beginLocked(entries int) {
 	c.round++
 	c.flying, c.resting = entries, false
-	c.most, c.began = c.queued+c.sent, time.Now()
+	c.most, c.landed, c.steps, c.began = c.queued+c.sent, 0, 0, time.Now()
 	if c.timer == nil {
 		c.timer = time.AfterFunc(c.limitLocked(), c.late)
 	} else if entries > 0 {
@@ -170,7 +172,7 @@ func (c *cadence) giveTurns(turn []*batcher, round uint64) {
 			if u != nil {
 				c.logs.Forgo(1)
 			}
-			c.leave(round)
+			c.leave(round, 0, 0)
 		}
 	}
 }

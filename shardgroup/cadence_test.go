@@ -63,42 +63,43 @@ func TestCadenceTogether(t *testing.T) {
 		}
 		c.moved(0, -10)
 		c.came(10) // the callers are back already
-		c.leave(first)
+		c.leave(first, 10, 0)
 		ra, rb := turn(a), turn(b)
 		if ra == 0 || ra != rb || ra == first {
 			t.Fatalf("groups that waited for round %d got rounds %d and %d, want the next one for both", first, ra, rb)
 		}
-		c.leave(ra)
+		c.leave(ra, 10, 0)
 		if _, now := ask(&c, seat()); now {
 			t.Error("a group started while one of the round has not landed")
 		}
 	})
 }
 
-// A round that has landed leaves its callers a moment to come back, if there are
-// many of them.
+// A round that has landed leaves its callers a moment to come back, but not
+// those of transactions, who have something else to do first.
 func TestCadenceRests(t *testing.T) {
 	for _, c := range []struct {
-		name       string
-		load, back int
-		rests      time.Duration
+		name        string
+		steps, back int // of ten
+		rests       time.Duration
 	}{
-		{"few callers", restLoad - 1, 0, 0},
-		{"many, and none back", restLoad, 0, restFor},
-		{"many, and most of them back", restLoad, restLoad / 2, restFor / 2},
+		{"none back", 0, 0, restFor},
+		{"most of them back", 0, 10, restFor / 2},
+		{"none back, some of transactions", 4, 0, restFor},
+		{"transactions", 5, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var cad cadence
 				defer cad.stop()
-				cad.came(c.load)
+				cad.came(20)
 				first, _ := ask(&cad, seat())
-				cad.moved(-c.load/2, c.load/2)
+				cad.moved(-10, 10)
 				next := seat()
 				ask(&cad, next)
-				cad.moved(0, -c.load/2)
+				cad.moved(0, -10)
 				landed := time.Now()
-				cad.leave(first)
+				cad.leave(first, 10, c.steps)
 				if c.back > 0 {
 					time.AfterFunc(restFor/2, func() { cad.came(c.back) })
 				}
@@ -138,7 +139,7 @@ func TestCadenceStuck(t *testing.T) {
 		if round == 0 {
 			t.Fatal("groups wait for an entry that does not land")
 		}
-		c.leave(stuck)
+		c.leave(stuck, 10, 0)
 		if _, now := ask(&c, seat()); now {
 			t.Error("the landing of a round that was given up ended the present one")
 		}
@@ -157,7 +158,7 @@ func TestCadenceStopped(t *testing.T) {
 		gone.mu.Lock()
 		gone.stopped = true
 		gone.mu.Unlock()
-		c.leave(first)
+		c.leave(first, 10, 0)
 		if _, now := ask(&c, seat()); !now {
 			t.Error("the turn of a group that stopped was not given back")
 		}
