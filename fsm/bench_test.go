@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -211,6 +213,159 @@ func benchUpdates(b *testing.B, docs int) {
 	commands := float64(done) * 24 / 9
 	b.ReportMetric(float64(inApply.Nanoseconds())/commands, "apply-ns/cmd")
 	b.ReportMetric(float64(inAll.Nanoseconds())/commands, "cpu-ns/cmd")
+}
+
+// BenchmarkTransfers is what two groups see of transfers between accounts that
+// lie in both: in each entry some begin (staged at home, prepared at the
+// participant), those of the entry before are confirmed and resolved, and those
+// before that forgotten. It says how many rows a transfer sets and deletes in
+// the engine, and what the processor had to do for it: in Apply itself, and with
+// the flushes and compactions that follow from it.
+func BenchmarkTransfers(b *testing.B) {
+	for _, size := range []int{40, 1000} {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) { benchTransfers(b, size) })
+	}
+}
+
+type benchTransfer struct {
+	id   txn.ID
+	of   [2]int // accounts, at home and at the participant
+	most hlc.Timestamp
+}
+
+func benchTransfers(b *testing.B, size int) {
+	const accounts, each = 10_000, 4
+	e := benchEngine(b)
+	var ms [2]*Machine
+	var at [2][accounts]hlc.Timestamp // of the newest versions
+	var index uint64
+	now := hlc.Timestamp(1000)
+	home := func(n int) placement.PartitionID { return placement.PartitionID(n % benchPartitions) }
+	var texts []doc.Raw // no two alike, lest they are compressed
+	rng := rand.New(rand.NewPCG(1, 2))
+	for len(texts) < 256 {
+		var note strings.Builder
+		for note.Len() < size-20 {
+			note.WriteByte("0123456789abcdef"[rng.IntN(16)])
+		}
+		texts = append(texts, body(b, fmt.Sprintf(`{"balance":%d,"note":%q}`, rng.IntN(1000), note.String())))
+	}
+	own := &Own{Epoch: 1}
+	for p := range benchPartitions {
+		own.Partitions = append(own.Partitions, placement.PartitionID(p))
+	}
+	for g := range ms {
+		m, err := Open(Options{Group: placement.GroupID(g + 1), Engine: e})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ms[g], index = m, 1
+		benchApply(b, m, mustEntry(b, 1, Command{Own: own}))
+		for n := 0; n < accounts; n += 250 {
+			cs := make([]Command, 250)
+			for i := range cs {
+				cs[i] = Command{Time: now, Write: &Write{Partition: home(n + i), Epoch: 1, Collection: 1, Item: wire.WriteItem{
+					RequestID: request(uint64(now), uint64(n+i)), Op: wire.OpPut, ID: benchID(n + i), Body: texts[(n+i)%256],
+				}}}
+			}
+			index++
+			res, err := m.Apply([]Entry{mustEntry(b, index, cs...)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i := range cs {
+				at[g][n+i] = hlc.Timestamp(res[0][i].Wire.Time)
+			}
+		}
+	}
+	next := 0
+	part := func(g, n int) txn.Part {
+		return txn.Part{
+			Reads:  []txn.Read{{Collection: 1, ID: benchID(n), At: at[g][n]}},
+			Writes: []txn.Write{{Collection: 1, ID: benchID(n), Ops: []txn.Op{{Op: wire.OpPut, Body: texts[(n+next)%256]}}}},
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var inApply time.Duration
+	var young, old [2][]benchTransfer // by group of home: begun, confirmed
+	done := 0
+	before, err := e.Metrics()
+	if err != nil {
+		b.Fatal(err)
+	}
+	thread, all := cpu(rusageThread), cpu(syscall.RUSAGE_SELF)
+	b.ResetTimer()
+	for done < b.N {
+		var begun [2][]benchTransfer
+		var cs [2][]Command
+		now += 100
+		for g := range ms {
+			for range each {
+				n := next % accounts
+				x := benchTransfer{id: txn.ID{Time: uint64(now)}, of: [2]int{n, (n + 1) % accounts}}
+				binary.LittleEndian.PutUint64(x.id.Random[:], rng.Uint64())
+				binary.LittleEndian.PutUint64(x.id.Random[8:], rng.Uint64())
+				next += 2
+				begun[g] = append(begun[g], x)
+				p, q := home(x.of[0]), home(x.of[1])
+				cs[g] = append(cs[g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: p, Epoch: 1, Prepare: &Prepare{
+					Participants: []placement.PartitionID{q}, Home: p, Deadline: now + 500, Born: now, Part: part(g, x.of[0])}}})
+				cs[1-g] = append(cs[1-g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: q, Epoch: 1, Prepare: &Prepare{
+					Home: p, Deadline: now + 500, Born: now, Part: part(1-g, x.of[1])}}})
+			}
+		}
+		prepares := [2]int{len(cs[0]), len(cs[1])}
+		for g := range ms {
+			for _, x := range young[g] {
+				cs[g] = append(cs[g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: home(x.of[0]), Epoch: 1, Confirm: &Confirm{At: x.most}}})
+				cs[1-g] = append(cs[1-g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: home(x.of[1]), Epoch: 1, Resolve: &Resolve{Commit: true, At: x.most}}})
+				at[g][x.of[0]], at[1-g][x.of[1]] = x.most, x.most
+			}
+			for _, x := range old[g] {
+				cs[g] = append(cs[g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: home(x.of[0]), Epoch: 1, Forget: &Forget{}}})
+			}
+		}
+		index++
+		for g := range ms {
+			entry := mustEntry(b, index, cs[g]...)
+			start := cpu(rusageThread)
+			res, err := ms[g].Apply([]Entry{entry})
+			inApply += cpu(rusageThread) - start
+			if err != nil {
+				b.Fatal(err)
+			}
+			for i, r := range res[0] {
+				if r.Txn == nil || i < prepares[g] && r.Txn.State != txn.Prepared {
+					b.Fatalf("%+v was answered with %+v", cs[g][i].Txn, r)
+				}
+				if i >= prepares[g] {
+					continue
+				}
+				for h := range begun {
+					for j := range begun[h] {
+						if x := &begun[h][j]; x.id == cs[g][i].Txn.ID {
+							x.most = max(x.most, r.Txn.At)
+						}
+					}
+				}
+			}
+		}
+		young, old = begun, young
+		done += 2 * each
+	}
+	b.StopTimer()
+	// What the benchmark itself has done is left out.
+	background := cpu(syscall.RUSAGE_SELF) - all - (cpu(rusageThread) - thread)
+	after, err := e.Metrics()
+	if err != nil {
+		b.Fatal(err)
+	}
+	transfers := float64(done)
+	b.ReportMetric(float64(after.Rows-before.Rows)/transfers, "rows/transfer")
+	b.ReportMetric(float64(inApply.Nanoseconds())/transfers, "apply-ns/transfer")
+	b.ReportMetric(float64((inApply+background).Nanoseconds())/transfers, "cpu-ns/transfer")
+	b.ReportMetric(float64(after.FlushedBytes+after.CompactedBytes-before.FlushedBytes-before.CompactedBytes)/transfers, "disk-B/transfer")
 }
 
 const rusageThread = 1 // of Linux

@@ -57,9 +57,11 @@ func (b *Batch) Commit(freed uint64) error {
 		return err
 	}
 	defer b.e.release()
+	rows := uint64(b.b.Count())
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
+	b.e.rows.Add(rows)
 	if freed > 0 && b.e.freed.Add(freed) >= reclaimBytes {
 		return b.e.flushSoon()
 	}

@@ -121,6 +121,8 @@ type Engine struct {
 
 	// freed is what was removed in ranges since the last flush for it.
 	freed atomic.Uint64
+
+	rows atomic.Uint64 // set and deleted by batches; ranges count one
 }
 
 // OpenEngine opens or creates the engine in dir.
@@ -319,6 +321,7 @@ type EngineMetrics struct {
 	CacheBytes         int64
 	CacheHits          int64
 	CacheMisses        int64
+	Rows               uint64 // set and deleted by batches since the engine was opened
 	Flushes            int64
 	FlushedBytes       uint64 // written by flushes
 	CompactedBytes     uint64 // written by compactions
@@ -345,6 +348,7 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		CacheBytes:         m.BlockCache.Size,
 		CacheHits:          m.BlockCache.Hits,
 		CacheMisses:        m.BlockCache.Misses,
+		Rows:               e.rows.Load(),
 		Flushes:            m.Flush.Count,
 		FlushedBytes:       m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed,
 		CompactedBytes:     total.TableBytesCompacted + total.BlobBytesCompacted,

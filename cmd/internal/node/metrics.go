@@ -265,6 +265,7 @@ func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.En
 	c.engineBytes.send(ch, float64(m.CompactionDebt), engine, "compaction_debt")
 	c.engineFiles.send(ch, float64(m.Tables), engine, "tables")
 	c.engineFiles.send(ch, float64(m.ValueFiles), engine, "values")
+	c.engineCount.send(ch, float64(m.Rows), engine, "rows")
 	c.engineCount.send(ch, float64(m.Flushes), engine, "flushes")
 	c.engineCount.send(ch, float64(m.FlushedBytes), engine, "flushed_bytes")
 	c.engineCount.send(ch, float64(m.CompactedBytes), engine, "compacted_bytes")

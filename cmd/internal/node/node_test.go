@@ -146,7 +146,7 @@ func TestMetrics(t *testing.T) {
 		`idb_group_leader{group="placement"} 1`, `idb_group_leader{group="g1"} 1`,
 		`idb_group_applied_index{group="g1"}`, `idb_group_queue_commands{group="g1"} 0`,
 		`idb_engine_bytes{engine="log",use="disk"}`, `idb_engine_total{engine="state",what="flushed_bytes"}`,
-		`idb_engine_files{engine="state",kind="values"}`, `idb_engine_total{engine="state",what="flushes"}`,
+		`idb_engine_files{engine="state",kind="values"}`, `idb_engine_total{engine="state",what="flushes"}`, `idb_engine_total{engine="state",what="rows"}`,
 		`idb_ready 1`, `idb_disk_full 0`, `go_goroutines `, `process_open_fds `,
 	} {
 		if !strings.Contains(text, want) {
