@@ -49,6 +49,7 @@ type scratch struct {
 	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
 	tombs    map[txnRow]txn.State
+	records  []byte // what happened to transactions' records in the entry, as in the tail's row
 	key      []byte
 	key2     []byte
 	row      []byte
@@ -69,6 +70,9 @@ func (s *scratch) makeMaps() {
 func (s *scratch) clear() {
 	if s.keys = s.keys[:0]; cap(s.keys) > 1<<20 {
 		s.keys = nil
+	}
+	if cap(s.records) > 1<<20 && len(s.records) == 0 {
+		s.records = nil
 	}
 	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone), len(s.tombs)) > 64 {
 		s.makeMaps()
@@ -112,6 +116,7 @@ type applier struct {
 
 	tailStart int // where the entry's answers begin in the machine's tail
 	answered  int // how many there are
+	recorded  int // how many things are in records
 }
 
 func (m *Machine) newApplier(entries []Entry) *applier {
@@ -122,7 +127,7 @@ func (m *Machine) newApplier(entries []Entry) *applier {
 	if m.scratch.docs == nil {
 		m.scratch.makeMaps()
 	}
-	m.scratch.touched = m.scratch.touched[:0]
+	m.scratch.touched, m.scratch.records = m.scratch.touched[:0], m.scratch.records[:0]
 	a := &applier{scratch: &m.scratch, m: m, view: m.view.Load(), size: size, tailStart: len(m.tail.answers)}
 	m.mu.RLock()
 	a.meta = m.meta
@@ -182,7 +187,7 @@ func (a *applier) run(entries []Entry, results [][]Result) error {
 }
 
 // advance ends an entry. One without commands does not count in the digest.
-// With a mark, all counts and answers are to lie in rows of their own.
+// With a mark, all that is in tails is to lie in rows of its own.
 func (a *applier) advance(e *Entry, mark bool) error {
 	a.meta.before, a.meta.applied, a.meta.term = a.meta.applied, e.Index, e.Term
 	a.m.digests.put(e.Index, a.meta.digest)

@@ -111,9 +111,48 @@ func (r *replica) rows() string {
 	return sb.String()
 }
 
+// remembers is what a machine has in memory of transactions and of its tail.
+func (m *Machine) remembers() string { return describe(&m.tail, &m.held) }
+
+func describe(t *tail, held *lockTable) string {
+	var lines []string
+	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	for k, h := range held.prepared {
+		line("prepared %d %s %x, of %d bytes", k.partition, k.id, h.rec.Append(nil), h.size)
+	}
+	for k, c := range held.committed {
+		line("committed %d %s %x", k.partition, k.id, c.Append(nil))
+	}
+	for k := range held.excl {
+		line("held %v", k)
+	}
+	for k, hs := range held.shared {
+		line("shared %v by %d", k, len(hs))
+	}
+	for k := range t.records {
+		line("in the tail %d %d %s", k.partition, k.role, k.id)
+	}
+	for k := range t.counts {
+		line("counts in the tail %v", k)
+	}
+	line("%d hold ranges, %d bytes in all; the tail has %d answers (%x) and %d bytes of records", len(held.ranged), held.bytes, t.count, t.answers, t.recordBytes)
+	slices.Sort(lines)
+	return strings.Join(lines, "\n") + "\n"
+}
+
 // verify recounts what is kept, and checks what must hold at any time.
 func (r *replica) verify() {
 	r.t.Helper()
+	stored, err := loadMemory(r.engine, testGroup)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if a, b := describe(&stored.tail, &stored.txns), r.remembers(); a != b {
+		r.t.Fatalf("memory is not what is stored: %s", diff(a, b))
+	}
+	if a, b := r.remembers(), describe(&r.tail, &r.locks.table); a != b {
+		r.t.Fatalf("readers see other locks: %s", diff(a, b))
+	}
 	got := map[countKey]counts{}
 	rd, err := r.engine.NewReader(testGroup, false)
 	if err != nil {

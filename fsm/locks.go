@@ -40,7 +40,7 @@ func (h *held) staged() txn.Answer {
 }
 
 // lockTable is what the records of prepared and committed transactions say, by
-// what is asked of it. It repeats rows: losing it loses nothing.
+// what is asked of it. It repeats rows and the tail: losing it loses nothing.
 type lockTable struct {
 	prepared  map[txnKey]*held
 	committed map[txnKey]*txn.CommittedRecord
@@ -165,7 +165,47 @@ func (t *lockTable) intentIn(p placement.PartitionID, r *txn.Range, self txn.ID)
 	return first, at
 }
 
-// loadTxns makes the table of what is stored.
+// has says whether a record is there.
+func (t *lockTable) has(k txnRow) bool {
+	if k.role == mvcc.RolePrepared {
+		return t.prepared[k.txnKey] != nil
+	}
+	return t.committed[k.txnKey] != nil
+}
+
+// append appends a record that is there.
+func (t *lockTable) append(dst []byte, k txnRow) []byte {
+	if k.role == mvcc.RolePrepared {
+		return t.prepared[k.txnKey].rec.Append(dst)
+	}
+	return t.committed[k.txnKey].Append(dst)
+}
+
+// load takes a record in as it is stored, with its memory; nil: it is gone.
+func (t *lockTable) load(k txnRow, record []byte) error {
+	switch {
+	case record == nil && k.role == mvcc.RolePrepared:
+		t.remove(t.prepared[k.txnKey])
+	case record == nil:
+		delete(t.committed, k.txnKey)
+	case k.role == mvcc.RolePrepared:
+		h := &held{txnKey: k.txnKey, size: len(record)}
+		if err := h.rec.Decode(record); err != nil {
+			return sameFault(err)
+		}
+		t.add(h)
+	default:
+		rec := &txn.CommittedRecord{}
+		if err := rec.Decode(record); err != nil {
+			return sameFault(err)
+		}
+		t.committed[k.txnKey] = rec
+	}
+	return nil
+}
+
+// loadTxns makes the table of what is stored in rows: the tail is to be laid
+// over it.
 func loadTxns(r *mvcc.Reader, g placement.GroupID, partitions []placement.PartitionID) (lockTable, error) {
 	t := newLockTable()
 	for _, p := range partitions {
@@ -176,22 +216,7 @@ func loadTxns(r *mvcc.Reader, g placement.GroupID, partitions []placement.Partit
 			if err != nil {
 				return fmt.Errorf("%w: %w", err, ErrDamaged)
 			}
-			k := txnKey{p, txn.ID{Time: time, Random: random}}
-			value = slices.Clone(value)
-			if role == mvcc.RolePrepared {
-				h := &held{txnKey: k, size: len(value)}
-				if err := h.rec.Decode(value); err != nil {
-					return sameFault(err)
-				}
-				t.add(h)
-				return nil
-			}
-			rec := &txn.CommittedRecord{}
-			if err := rec.Decode(value); err != nil {
-				return sameFault(err)
-			}
-			t.committed[k] = rec
-			return nil
+			return t.load(txnRow{txnKey{p, txn.ID{Time: time, Random: random}}, role}, slices.Clone(value))
 		})
 		if err != nil {
 			return t, err
@@ -232,8 +257,8 @@ func (t *lockTable) apply(c *lockChange) {
 	}
 }
 
-// lockBoard is the table as readers see it. A lock comes on it after its row is
-// readable, and leaves it after what it became is.
+// lockBoard is the table as readers see it. A lock comes on it after the batch
+// that took it, and leaves it after what it became is readable.
 type lockBoard struct {
 	count atomic.Int64 // prepared transactions, so that most readers need no more
 

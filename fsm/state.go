@@ -20,7 +20,11 @@ import (
 const smallFormat = 1
 
 func appendSmall(dst []byte, fields ...uint64) []byte {
-	dst = append(dst, smallFormat)
+	return appendFields(dst, smallFormat, fields...)
+}
+
+func appendFields(dst []byte, format byte, fields ...uint64) []byte {
+	dst = append(dst, format)
 	for _, f := range fields {
 		dst = binary.BigEndian.AppendUint64(dst, f)
 	}
@@ -28,10 +32,14 @@ func appendSmall(dst []byte, fields ...uint64) []byte {
 }
 
 func decodeSmall(what string, b []byte, fields ...*uint64) error {
-	if len(b) > 0 && b[0] > smallFormat {
+	return decodeFields(what, smallFormat, b, fields...)
+}
+
+func decodeFields(what string, format byte, b []byte, fields ...*uint64) error {
+	if len(b) > 0 && b[0] > format {
 		return fmt.Errorf("fsm: %s row of format %d: %w", what, b[0], ErrNewer)
 	}
-	if len(b) != 1+8*len(fields) || b[0] != smallFormat {
+	if len(b) != 1+8*len(fields) || b[0] != format {
 		return fmt.Errorf("fsm: %s row %x: %w", what, b, ErrDamaged)
 	}
 	for i, f := range fields {
@@ -55,11 +63,11 @@ type meta struct {
 }
 
 func (m *meta) append(dst []byte) []byte {
-	return appendSmall(dst, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest, m.youngest, m.sealed, m.before)
+	return appendFields(dst, tailFormat, m.applied, m.term, uint64(m.clock), uint64(m.ceiling), uint64(m.requests), uint64(m.epoch), m.digest, m.youngest, m.sealed, m.before)
 }
 
 func (m *meta) decode(b []byte) error {
-	return decodeSmall("meta", b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest, &m.youngest, &m.sealed, &m.before)
+	return decodeFields("tail", tailFormat, b, &m.applied, &m.term, (*uint64)(&m.clock), (*uint64)(&m.ceiling), (*uint64)(&m.requests), (*uint64)(&m.epoch), &m.digest, &m.youngest, &m.sealed, &m.before)
 }
 
 // view is what readers and writers look up in every operation. It is never
@@ -293,9 +301,6 @@ func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
 		mem.counts[countKey{placement.PartitionID(n), placement.CollectionID(m)}] = c
 		return err
 	})
-	if err == nil {
-		err = mem.tail.load(rows, mem.counts)
-	}
 	each(mvcc.KindDropped, func(key, value []byte) error {
 		err := errors.Join(mvcc.DecodeNumbered(key, &n), decodeSmall("dropped", value))
 		mem.view.dropped[placement.CollectionID(n)] = struct{}{}
@@ -308,6 +313,9 @@ func loadMemory(e *mvcc.Engine, g placement.GroupID) (mem *memory, err error) {
 	})
 	if err == nil {
 		mem.txns, err = loadTxns(r, g, mem.view.partitions)
+	}
+	if err == nil {
+		err = mem.tail.load(rows, mem.counts, &mem.txns)
 	}
 	if err != nil {
 		return nil, err

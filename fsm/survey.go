@@ -680,7 +680,7 @@ func (r *run) memoryOf(p placement.PartitionID, keys []countKey) (err error) {
 	}
 	young := map[countKey]counts{} // not sealed
 	for i := range rows {
-		err := rows[i].each(func(k countKey, c counts) { young[k] = c }, func(requestKey, []byte) error { return nil })
+		err := rows[i].each(func(k countKey, c counts) { young[k] = c }, func(requestKey, []byte) error { return nil }, func(txnRow, []byte) error { return nil })
 		if err != nil {
 			return err
 		}
@@ -726,7 +726,7 @@ func DescribeKey(rest []byte) KeyNames {
 	whole := append(make([]byte, groupBytes, groupBytes+len(rest)), rest...)
 	switch mvcc.Kind(rest[0]) {
 	case mvcc.KindTail:
-		return KeyNames{What: "what one of the last entries left: the group's clock, horizons and digest, counts, answers"}
+		return KeyNames{What: "what one of the last entries left: the group's clock, horizons and digest, counts, answers, transactions' records"}
 	case mvcc.KindOwned:
 		if mvcc.DecodeNumbered(whole, &p) == nil {
 			return KeyNames{What: fmt.Sprintf("the ownership of partition %d", p)}

@@ -12,30 +12,41 @@ import (
 	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // What an entry changes beside documents is small and scattered: the scalar
-// state, some counts, an answer for each request. It is one row per entry, the
-// entry's tail:
+// state, some counts, an answer for each request, the records of transactions
+// that are under way. It is one row per entry, the entry's tail:
 //
 //	| format u8 | applied, term, clock, ceiling, requests, epoch, digest, youngest, sealed, before u64
 //	| counts uvarint | that many: partition, collection, documents, bytes, rows uvarint
-//	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer |
+//	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer
+//	| records uvarint | that many, in order: what u8 | partition uvarint | time u64 | random 16 | if set: length uvarint, record |
+//
+// What happened to a record is its role (mvcc.RolePrepared or RoleCommitted),
+// and 0x80 if it was deleted.
 //
 // From time to time an entry seals: all counts and answers since the last seal
-// are written to rows of their own, by partition. What is between the
-// seal (excluded) and the applied index is the tail of the group: memory
-// repeats it, and takes it from the rows when the machine is opened. Their keys
-// are the slots of a ring, so rows of sealed entries are written over and need
-// not be deleted. "before" is the applied index before the entry: a row that
-// is missing is noticed.
+// are written to rows of their own, by partition, and so are the records that
+// were set since then and are still there. Most are not: a transaction lives for
+// milliseconds. A record that has a row, by a seal or because it is long, loses
+// it in the entry that deletes it. So rows and tail are the records, each in one
+// of the two.
+//
+// What is between the seal (excluded) and the applied index is the tail of the
+// group: memory repeats it, and takes it from the rows when the machine is
+// opened. Their keys are the slots of a ring, so rows of sealed entries are
+// written over and need not be deleted. "before" is the applied index before
+// the entry: a row that is missing is noticed.
 //
 // Which entries seal follows from the log, not from the replica.
 const (
-	tailFormat = 1
-	tailFields = 10
-	tailFixed  = 1 + 8*tailFields
+	tailFormat    = 2
+	answersFormat = 1 // of sealed ones
+	tailFields    = 10
+	tailFixed     = 1 + 8*tailFields
 	// tailEntries is how many indexes a tail covers at most: every row in it has
 	// a slot of its own.
 	tailEntries = mvcc.TailSlots
@@ -45,6 +56,16 @@ const (
 	// maxTailAnswer is the longest answer that goes into a tail. A longer one (a
 	// document that the retry does not bring) has a row of its own.
 	maxTailAnswer = 512
+	// tailRecordBytes is about how large the records are that a tail sets and
+	// deletes, at most; one entry's may come on top.
+	tailRecordBytes = 4 << 20
+	// maxTailRecord is the longest record of a transaction that goes into a tail.
+	// A longer one has a row of its own: mostly it is gone before it comes to a
+	// disk, and a tail's row is not.
+	maxTailRecord = 1 << 10
+	// tailRecordHead is what a record is taken for on top of its length.
+	tailRecordHead = 32
+	recordDeleted  = 0x80
 )
 
 // tail is the group's tail in memory. It is of what the entry under way has
@@ -55,6 +76,9 @@ type tail struct {
 	table   []uint32              // open addressing: where in answers, plus one
 	counts  map[countKey]struct{} // which counts were changed
 	order   []uint64              // scratch of sorted
+
+	records     map[txnRow]struct{} // those that are there and have no row
+	recordBytes int                 // of all that were set or deleted, and their heads
 }
 
 // tableSize leaves half of the table empty: a tail of tailAnswers ends with the
@@ -66,11 +90,12 @@ func (t *tail) reset() {
 		t.answers = nil
 	}
 	if t.table == nil {
-		t.table, t.counts = make([]uint32, tableSize), map[countKey]struct{}{}
+		t.table, t.counts, t.records = make([]uint32, tableSize), map[countKey]struct{}{}, map[txnRow]struct{}{}
 	}
-	t.answers, t.count = t.answers[:0], 0
+	t.answers, t.count, t.recordBytes = t.answers[:0], 0, 0
 	clear(t.table)
 	clear(t.counts)
+	clear(t.records)
 }
 
 // slot is where to look for a request first.
@@ -126,6 +151,30 @@ func appendTailCounts(dst []byte, k countKey, c counts) []byte {
 	return dst
 }
 
+// record takes in what happened to a record; nil: it was deleted.
+func (t *tail) record(k txnRow, record []byte) {
+	if record == nil {
+		delete(t.records, k)
+	} else {
+		t.records[k] = struct{}{}
+	}
+	t.recordBytes += tailRecordHead + len(record)
+}
+
+// appendTailRecord appends what happened to a record.
+func appendTailRecord(dst []byte, k txnRow, record []byte) []byte {
+	what := byte(k.role)
+	if record == nil {
+		what |= recordDeleted
+	}
+	dst = binary.AppendUvarint(append(dst, what), uint64(k.partition))
+	dst = txn.AppendID(dst, k.id)
+	if record == nil {
+		return dst
+	}
+	return append(binary.AppendUvarint(dst, uint64(len(record))), record...)
+}
+
 // tailReader takes a row of the tail apart, or one of sealed answers.
 type tailReader struct {
 	b   []byte
@@ -175,6 +224,32 @@ func (r *tailReader) answer(p *placement.PartitionID, k *requestKey) (answer []b
 	return r.bytes(int(r.uvarint(uint64(len(r.b)))))
 }
 
+// record reads what happened to one.
+func (r *tailReader) record() (k txnRow, record []byte) {
+	what := r.bytes(1)
+	if r.bad != nil {
+		return k, nil
+	}
+	k.role = mvcc.Role(what[0] &^ recordDeleted)
+	if k.role != mvcc.RolePrepared && k.role != mvcc.RoleCommitted {
+		r.fail(fmt.Sprintf("a record of role %d", k.role))
+		return k, nil
+	}
+	k.partition = placement.PartitionID(r.uvarint(1<<32 - 1))
+	if b := r.bytes(8 + 16); b != nil {
+		k.id.Time = binary.BigEndian.Uint64(b)
+		copy(k.id.Random[:], b[8:])
+	}
+	if what[0]&recordDeleted != 0 {
+		return k, nil
+	}
+	record = r.bytes(int(r.uvarint(maxTailRecord)))
+	if r.bad == nil && len(record) == 0 {
+		r.fail("an empty record")
+	}
+	return k, record
+}
+
 // tailRow is a row of the tail, taken apart. Its lists are parts of the row.
 type tailRow struct {
 	meta
@@ -185,7 +260,7 @@ func (t *tailRow) decode(b []byte) error {
 	if len(b) > 0 && b[0] > tailFormat {
 		return fmt.Errorf("fsm: tail row of format %d: %w", b[0], ErrNewer)
 	}
-	if len(b) < tailFixed+2 || b[0] != tailFormat {
+	if len(b) < tailFixed+3 || b[0] != tailFormat {
 		return fmt.Errorf("fsm: tail row of %d bytes: %w", len(b), ErrDamaged)
 	}
 	err := t.meta.decode(b[:tailFixed])
@@ -196,8 +271,8 @@ func (t *tailRow) decode(b []byte) error {
 	return err
 }
 
-// each goes over what the row's entry left.
-func (t *tailRow) each(count func(countKey, counts), answer func(requestKey, []byte) error) error {
+// each goes over what the row's entry left. A record is nil if it was deleted.
+func (t *tailRow) each(count func(countKey, counts), answer func(requestKey, []byte) error, record func(txnRow, []byte) error) error {
 	r := tailReader{b: t.rest}
 	for range r.count(5) {
 		k := countKey{placement.PartitionID(r.uvarint(1<<32 - 1)), placement.CollectionID(r.uvarint(1<<32 - 1))}
@@ -211,6 +286,12 @@ func (t *tailRow) each(count func(countKey, counts), answer func(requestKey, []b
 		a := r.answer(nil, &k)
 		if r.bad == nil {
 			r.bad = answer(k, a)
+		}
+	}
+	for range r.count(1 + 1 + 8 + 16) {
+		k, b := r.record()
+		if r.bad == nil {
+			r.bad = record(k, b)
 		}
 	}
 	if r.bad == nil && len(r.b) > 0 {
@@ -277,8 +358,9 @@ func readTail(src rowSource, g placement.GroupID) (newest meta, rows []tailRow, 
 	return newest, rows, nil
 }
 
-// load takes the rows into memory; counts are laid over those that are sealed.
-func (t *tail) load(rows []tailRow, kept map[countKey]counts) error {
+// load takes the rows into memory. Counts and records are laid over those that
+// are sealed.
+func (t *tail) load(rows []tailRow, kept map[countKey]counts, txns *lockTable) error {
 	t.reset()
 	if mutant.On(mutant.TailUnread) {
 		return nil
@@ -298,6 +380,19 @@ func (t *tail) load(rows []tailRow, kept map[countKey]counts) error {
 			t.begin(&k, len(answer))
 			t.answers = append(t.answers, answer...)
 			return nil
+		}, func(k txnRow, record []byte) error {
+			_, young := t.records[k]
+			switch {
+			case record != nil && txns.has(k):
+				return fmt.Errorf("the record of transaction %s was there: %w", k.id, ErrDamaged)
+			case record == nil && !young && !mutant.On(mutant.TailDeletesUnread):
+				return fmt.Errorf("the record of transaction %s that is deleted is not in the tail: %w", k.id, ErrDamaged)
+			}
+			if record == nil && mutant.On(mutant.TailDeletesUnread) {
+				return nil
+			}
+			t.record(k, record)
+			return txns.load(k, bytes.Clone(record))
 		})
 		if err != nil {
 			return err
@@ -411,10 +506,10 @@ func aloneAnswer(row []byte) ([]byte, error) {
 
 // eachAnswer goes over a row of sealed answers. They are parts of it.
 func eachAnswer(p placement.PartitionID, row []byte, fn func(requestKey, []byte) error) error {
-	if len(row) > 0 && row[0] > tailFormat {
+	if len(row) > 0 && row[0] > answersFormat {
 		return fmt.Errorf("fsm: sealed answers of format %d: %w", row[0], ErrNewer)
 	}
-	if len(row) == 0 || row[0] != tailFormat {
+	if len(row) == 0 || row[0] != answersFormat {
 		return fmt.Errorf("fsm: sealed answers of %d bytes: %w", len(row), ErrDamaged)
 	}
 	r := tailReader{b: row[1:]}
@@ -433,6 +528,36 @@ func eachAnswer(p placement.PartitionID, row []byte, fn func(requestKey, []byte)
 	return nil
 }
 
+// setRecord keeps a record of a transaction that is under way.
+func (a *applier) setRecord(k txnKey, role mvcc.Role, record []byte) error {
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
+	if len(record) > maxTailRecord {
+		return a.set(a.key, record)
+	}
+	a.foldRow(opSet, a.key, record)
+	a.record(txnRow{k, role}, record)
+	return nil
+}
+
+// deleteRecord drops it.
+func (a *applier) deleteRecord(k txnKey, role mvcc.Role) error {
+	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
+	row := txnRow{k, role}
+	if _, young := a.m.tail.records[row]; !young {
+		return a.delete(a.key)
+	}
+	a.foldRow(opDelete, a.key, nil)
+	a.record(row, nil)
+	return nil
+}
+
+// record notes in the tail what happened to a record.
+func (a *applier) record(k txnRow, record []byte) {
+	a.m.tail.record(k, record)
+	a.records = appendTailRecord(a.records, k, record)
+	a.recorded++
+}
+
 // foldAnswer folds a remembered answer, with its request. (One in a row of its
 // own is folded with the row.)
 func (a *applier) foldAnswer(b []byte) {
@@ -444,14 +569,16 @@ func (a *applier) foldAnswer(b []byte) {
 // before it: the batch must be committed then, for lookups go to the rows.
 func (a *applier) endEntry(seal bool) (sealed bool, err error) {
 	t := &a.m.tail
-	sealed = seal || a.meta.applied-a.meta.sealed >= a.m.tailEntries || t.count >= tailAnswers
+	sealed = seal || a.meta.applied-a.meta.sealed >= a.m.tailEntries || t.count >= tailAnswers || t.recordBytes >= tailRecordBytes
 	touched, answers, answered := a.touched, t.answers[a.tailStart:], a.answered
+	records, recorded := a.records, a.recorded
 	if sealed {
 		if err := a.seal(); err != nil {
 			return false, err
 		}
 		a.meta.sealed = a.meta.applied
 		touched, answers, answered = nil, nil, 0
+		records, recorded = nil, 0
 	}
 	slices.SortFunc(touched, countKey.compare)
 	touched = slices.Compact(touched)
@@ -462,16 +589,19 @@ func (a *applier) endEntry(seal bool) (sealed bool, err error) {
 	}
 	a.row = binary.AppendUvarint(a.row, uint64(answered))
 	a.row = append(a.row, answers...)
+	a.row = binary.AppendUvarint(a.row, uint64(recorded))
+	a.row = append(a.row, records...)
 	a.key = mvcc.AppendTailKey(a.key[:0], a.m.group, a.meta.applied)
 	if sealed {
 		t.reset()
 	}
 	a.touched, a.tailStart, a.answered = a.touched[:0], len(t.answers), 0
+	a.records, a.recorded = a.records[:0], 0
 	return sealed, a.writer().Set(a.key, a.row)
 }
 
-// seal writes the tail's counts and answers to rows of their own. Nothing of
-// it is folded into the digest: it follows from what is.
+// seal writes the tail's counts, answers and records to rows of their own.
+// Nothing of it is folded into the digest: it follows from what is.
 func (a *applier) seal() error {
 	t := &a.m.tail
 	b := a.writer()
@@ -485,6 +615,16 @@ func (a *applier) seal() error {
 			err = b.Set(a.key, a.row)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	for k := range t.records {
+		if k.role == mvcc.RolePrepared && mutant.On(mutant.SealForgetsPrepared) {
+			continue
+		}
+		a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, k.role, k.id.Time, &k.id.Random)
+		a.row = a.m.held.append(a.row[:0], k)
+		if err := b.Set(a.key, a.row); err != nil {
 			return err
 		}
 	}
@@ -513,7 +653,7 @@ func (a *applier) seal() error {
 			continue
 		}
 		a.key = mvcc.AppendAnswersKey(a.key[:0], a.m.group, p, last, first, a.meta.applied)
-		head := binary.AppendUvarint([]byte{tailFormat}, n)
+		head := binary.AppendUvarint([]byte{answersFormat}, n)
 		if err := b.SetJoined(a.key, head, list); err != nil {
 			return err
 		}
@@ -540,7 +680,8 @@ func (m *Machine) Remembered() (n int, err error) {
 		return nil
 	}
 	for i := range rows {
-		if err := rows[i].each(func(countKey, counts) {}, count); err != nil {
+		err := rows[i].each(func(countKey, counts) {}, count, func(txnRow, []byte) error { return nil })
+		if err != nil {
 			return 0, err
 		}
 	}

@@ -318,7 +318,7 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 	return t
 }
 
-// txnRow names a record, for those that the batch has written.
+// txnRow names a record.
 type txnRow struct {
 	txnKey
 	role mvcc.Role
@@ -437,8 +437,7 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		return txn.Answer{}, err
 	}
 	a.change(lockChange{add: h})
-	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, t.Partition, mvcc.RolePrepared, t.ID.Time, &t.ID.Random)
-	return txn.Answer{State: txn.Prepared, At: ts}, a.set(a.key, row)
+	return txn.Answer{State: txn.Prepared, At: ts}, a.setRecord(k, mvcc.RolePrepared, row)
 }
 
 // staged is what home has said before of what it has staged.
@@ -524,8 +523,7 @@ func (a *applier) recordDecision(k txnKey, c hlc.Timestamp, participants []place
 	if len(participants) > 0 {
 		rec := &txn.CommittedRecord{At: c, Participants: participants}
 		a.change(lockChange{of: true, committed: k, record: rec})
-		a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
-		if err := a.set(a.key, rec.Append(nil)); err != nil {
+		if err := a.setRecord(k, mvcc.RoleCommitted, rec.Append(nil)); err != nil {
 			return err
 		}
 	}
@@ -578,8 +576,7 @@ func (a *applier) resolve(t *Txn) (txn.Answer, error) {
 // release lets go of a prepared transaction, which has come to its end.
 func (a *applier) release(h *held) error {
 	a.change(lockChange{remove: h})
-	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, h.partition, mvcc.RolePrepared, h.id.Time, &h.id.Random)
-	if err := a.delete(a.key); err != nil || a.expired(h.id) || len(h.rec.Participants) > 0 {
+	if err := a.deleteRecord(h.txnKey, mvcc.RolePrepared); err != nil || a.expired(h.id) || len(h.rec.Participants) > 0 {
 		return err
 	}
 	return a.bury(h.txnKey, mvcc.RoleDone, txn.Done)
@@ -773,8 +770,7 @@ func (a *applier) forget(t *Txn) (txn.Answer, error) {
 		return txn.Answer{State: txn.None}, nil
 	}
 	a.change(lockChange{of: true, committed: k})
-	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, mvcc.RoleCommitted, k.id.Time, &k.id.Random)
-	return txn.Answer{State: txn.Committed, At: rec.At}, a.delete(a.key)
+	return txn.Answer{State: txn.Committed, At: rec.At}, a.deleteRecord(k, mvcc.RoleCommitted)
 }
 
 // expired says that tombstones of this age are gone, so that nothing can be

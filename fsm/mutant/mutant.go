@@ -70,25 +70,27 @@ const (
 
 // What the machines do.
 const (
-	AppliedApart      Name = "applied-apart"       // the applied index is committed after the effect
-	AppliedAgain      Name = "applied-again"       // entries below the applied index are run again
-	ApplyReadsClock   Name = "apply-reads-clock"   // Apply takes the time from this node
-	ApplyRandom       Name = "apply-random"        // Apply is not deterministic, and digests are not compared
-	RetryRuns         Name = "retry-runs"          // a request ID that was seen is run again
-	RequestsLost      Name = "requests-lost"       // a snapshot comes without the request IDs
-	TailUnread        Name = "tail-unread"         // what the last entries left is not read at the start
-	SealedUnread      Name = "sealed-unread"       // answers that were sealed are not looked for
-	ExpiredRuns       Name = "expired-runs"        // a request ID below the horizon is run
-	HorizonAhead      Name = "horizon-ahead"       // request IDs are forgotten up to a time that nothing was written at
-	VersionUnchecked  Name = "version-unchecked"   // a write's condition on the version is ignored
-	EpochUnchecked    Name = "epoch-unchecked"     // a partition that is not owned is written
-	DeleteCounted     Name = "delete-counted"      // a deleted document still counts
-	CollectAboveLine  Name = "collect-above-line"  // garbage collection does not look at the horizon
-	HorizonUnread     Name = "horizon-unread"      // history below the horizon is answered as it is
-	DropLeavesRows    Name = "drop-leaves-rows"    // a dropped collection's documents stay on disk
-	NameReused        Name = "name-reused"         // a name is free before the drop is done everywhere
-	CollectionIDAgain Name = "collection-id-again" // the ID of a dropped collection is given again
-	CatalogRetryRuns  Name = "catalog-retry-runs"  // a request to the catalog that was answered is run again
+	AppliedApart        Name = "applied-apart"         // the applied index is committed after the effect
+	AppliedAgain        Name = "applied-again"         // entries below the applied index are run again
+	ApplyReadsClock     Name = "apply-reads-clock"     // Apply takes the time from this node
+	ApplyRandom         Name = "apply-random"          // Apply is not deterministic, and digests are not compared
+	RetryRuns           Name = "retry-runs"            // a request ID that was seen is run again
+	RequestsLost        Name = "requests-lost"         // a snapshot comes without the request IDs
+	TailUnread          Name = "tail-unread"           // what the last entries left is not read at the start
+	SealedUnread        Name = "sealed-unread"         // answers that were sealed are not looked for
+	TailDeletesUnread   Name = "tail-deletes-unread"   // what the last entries deleted of transactions is there again after the start
+	SealForgetsPrepared Name = "seal-forgets-prepared" // a seal leaves out what is prepared
+	ExpiredRuns         Name = "expired-runs"          // a request ID below the horizon is run
+	HorizonAhead        Name = "horizon-ahead"         // request IDs are forgotten up to a time that nothing was written at
+	VersionUnchecked    Name = "version-unchecked"     // a write's condition on the version is ignored
+	EpochUnchecked      Name = "epoch-unchecked"       // a partition that is not owned is written
+	DeleteCounted       Name = "delete-counted"        // a deleted document still counts
+	CollectAboveLine    Name = "collect-above-line"    // garbage collection does not look at the horizon
+	HorizonUnread       Name = "horizon-unread"        // history below the horizon is answered as it is
+	DropLeavesRows      Name = "drop-leaves-rows"      // a dropped collection's documents stay on disk
+	NameReused          Name = "name-reused"           // a name is free before the drop is done everywhere
+	CollectionIDAgain   Name = "collection-id-again"   // the ID of a dropped collection is given again
+	CatalogRetryRuns    Name = "catalog-retry-runs"    // a request to the catalog that was answered is run again
 )
 
 // What routers do with unique values.
@@ -131,7 +133,7 @@ func Names() []Name {
 		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere, DurabilityUnawaited, OfferedAgain,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
-		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, ExpiredRuns,
+		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, TailDeletesUnread, SealForgetsPrepared, ExpiredRuns,
 		HorizonAhead, VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,

@@ -35,6 +35,7 @@ var (
 
 	staged       = catcher{ring: "unit", pkg: "fsm", run: "^TestStagedAborted$", seconds: 10}
 	coordinator  = catcher{ring: "unit", pkg: "txn", run: "^TestCommit$", seconds: 10}
+	survive      = catcher{ring: "unit", pkg: "fsm", run: "^TestTransactionsSurvive$", seconds: 30}
 	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
 	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
 	installCrash = catcher{ring: "crash", pkg: "shardgroup", run: "^TestSnapshotInstallCrash$", seconds: 60}
@@ -82,6 +83,8 @@ var table = []row{
 	{mutant.RequestsLost, "a snapshot comes without the request IDs", ruleShard, `different rows|the model says|answers are stored`, 5000},
 	{mutant.TailUnread, "what the last entries left is not read at the start", ruleShard, `different rows|the model says|answers are stored|counts \d+ documents`, 5000},
 	{mutant.SealedUnread, "answers that were sealed are not looked for", ruleShard, `the model says|took effect|\(again\)`, 5000},
+	{mutant.TailDeletesUnread, "a record that a tail deleted is there again after the start", survive, `memory is|answered`, 3},
+	{mutant.SealForgetsPrepared, "a seal leaves out what is prepared", survive, `records in rows and|memory is|answered`, 3},
 	{mutant.ExpiredRuns, "a request ID below the horizon runs", ruleShard, `the model says refused with code 601`, 5000},
 	{mutant.HorizonAhead, "request IDs are forgotten up to a time that no clock has reached", ruleShard, `ahead of the clock`, 5000},
 	{mutant.VersionUnchecked, "the condition on the version is ignored", ruleShard, `the model says refused with code 300`, 1000},

@@ -23,7 +23,8 @@ import (
 //	3  the placement group remembers requests (placement/answers.go)
 //	4  answers and counts are sealed in rows for many (fsm/tail.go)
 //	5  home may stage a transaction (txn/DESIGN.md)
-const formatVersion = 5
+//	6  records of transactions begin in an entry's tail (fsm/tail.go)
+const formatVersion = 6
 
 // Files and folders of a data directory:
 //
