@@ -16,6 +16,7 @@ type Sample struct {
 	Goroutines  int
 	HeapBytes   int64 // of Go's objects, garbage left out
 	CacheBytes  int64 // of memory tables and cached blocks, which fill up to a limit
+	SpareBytes  int64 // of Go's heap: free, and not given back to the system
 	MemoryBytes int64 // resident
 	Files       int   // open, sockets included
 	DiskBytes   int64 // of the data directory
@@ -39,11 +40,20 @@ func (n *Node) Sample(ctx context.Context) (Sample, error) {
 		return Sample{}, fmt.Errorf("%s: /metrics: %w", n.ID, err)
 	}
 	var s Sample
-	live, ok := metric(heap, "# HeapAlloc =")
-	if !ok {
-		return s, fmt.Errorf("%s: /debug/pprof/heap has no HeapAlloc", n.ID)
+	for _, m := range []struct {
+		name string
+		set  func(int64)
+	}{
+		{"HeapAlloc", func(v int64) { s.HeapBytes += v; s.SpareBytes -= v }},
+		{"HeapSys", func(v int64) { s.SpareBytes += v }},
+		{"HeapReleased", func(v int64) { s.SpareBytes -= v }},
+	} {
+		v, ok := metric(heap, "# "+m.name+" =")
+		if !ok {
+			return s, fmt.Errorf("%s: /debug/pprof/heap has no %s", n.ID, m.name)
+		}
+		m.set(int64(v))
 	}
-	s.HeapBytes = int64(live)
 	for _, m := range []struct {
 		name string
 		set  func(float64)
