@@ -252,6 +252,32 @@ func request(time uint64, n uint64) wire.RequestID {
 	return id
 }
 
+// openWhole opens a machine beside the replica's own, with a tail as a node has.
+func (r *replica) openWhole() *Machine {
+	r.t.Helper()
+	m, err := Open(Options{Group: testGroup, Engine: r.engine})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return m
+}
+
+// interrupted stops the replica and opens it again (0), or answers a copy of it
+// (1), or does nothing.
+func (r *replica) interrupted(what int) *replica {
+	r.t.Helper()
+	switch what {
+	case 0:
+		r.shut()
+		r.open()
+	case 1:
+		to := newReplica(r.t, nil)
+		copyTo(r.t, r, to)
+		return to
+	}
+	return r
+}
+
 // copyTo streams a snapshot of from and installs it in to.
 func copyTo(t testing.TB, from, to *replica) {
 	t.Helper()

@@ -310,32 +310,25 @@ func TestTailWithoutARow(t *testing.T) {
 // TestTailRing goes around the ring as a node does, with indexes left out.
 func TestTailRing(t *testing.T) {
 	r := newReplica(t, nil)
-	open := func() *Machine {
-		m, err := Open(Options{Group: testGroup, Engine: r.engine})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	m := open()
-	apply := func(e Entry) {
-		if _, err := m.Apply([]Entry{e}); err != nil {
+	m := r.openWhole()
+	apply := func(index uint64, cs ...Command) {
+		if _, err := m.Apply([]Entry{mustEntry(t, index, cs...)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	apply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}}))
+	apply(1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{1}}})
 	rng := rand.New(rand.NewPCG(1, 12))
 	index, most := uint64(1), 0
 	for n := uint64(0); n < 3000; n++ {
 		if index++; rng.IntN(500) == 0 {
 			index += uint64(rng.IntN(2500))
 		}
-		apply(mustEntry(t, index, Command{Time: hlc.Timestamp(n), Write: &Write{Partition: 1, Epoch: 1, Collection: 5, Item: wire.WriteItem{
+		apply(index, Command{Time: hlc.Timestamp(n), Write: &Write{Partition: 1, Epoch: 1, Collection: 5, Item: wire.WriteItem{
 			RequestID: request(100+n, n), Op: wire.OpPut, ID: fmt.Sprint(n), Body: []byte{0x80},
-		}}}))
+		}}})
 		most = max(most, m.tail.count)
 		if rng.IntN(100) == 0 {
-			m = open()
+			m = r.openWhole()
 		}
 		if rng.IntN(100) == 0 {
 			if kept, err := m.Remembered(); err != nil || kept != int(n)+1 || m.Stats().Documents != n+1 {
@@ -390,15 +383,9 @@ func TestTransactionsSurvive(t *testing.T) {
 			if a, b := fmt.Sprint(printable(want)), fmt.Sprint(printable(got)); a != b {
 				t.Fatalf("seed %d, entry %d: answered\n%s\nand by a machine that stops\n%s", seed, w.index, a, b)
 			}
-			switch w.rng.IntN(20) {
-			case 0:
-				r.shut()
-				r.open()
-			case 1:
-				to := newReplica(t, nil)
-				copyTo(t, r, to)
-				r = to
-			default:
+			if what := w.rng.IntN(20); what < 2 {
+				r = r.interrupted(what)
+			} else {
 				m, err := Open(Options{Group: testGroup, Engine: r.engine, TailEntries: testTail})
 				if err != nil {
 					t.Fatalf("seed %d, entry %d: %v", seed, w.index, err)
@@ -530,14 +517,7 @@ func TestShortTransactionHasNoRow(t *testing.T) {
 // machine that was opened in between.
 func TestTailRecordBytes(t *testing.T) {
 	r := newReplica(t, nil)
-	open := func() *Machine {
-		m, err := Open(Options{Group: testGroup, Engine: r.engine})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	m := open()
+	m := r.openWhole()
 	apply := func(index uint64, cs ...Command) {
 		if _, err := m.Apply([]Entry{mustEntry(t, index, cs...)}); err != nil {
 			t.Fatal(err)
@@ -561,7 +541,7 @@ func TestTailRecordBytes(t *testing.T) {
 			sealed = append(sealed, index)
 		}
 		if size = max(size, m.held.bytes); index == 9 {
-			m = open()
+			m = r.openWhole()
 		}
 	}
 	// A record's head counts too.

@@ -310,15 +310,7 @@ func TestSameLogSameState(t *testing.T) {
 					}
 				}
 				at += n
-				switch rng.IntN(30) {
-				case 0:
-					r.shut()
-					r.open()
-				case 1:
-					to := newReplica(t, nil)
-					copyTo(t, r, to)
-					r = to
-				}
+				r = r.interrupted(rng.IntN(30))
 			}
 			r.verify()
 			if got := r.rows(); got != rows {

@@ -25,7 +25,7 @@ type Pool[T any] struct {
 	mu    sync.Mutex
 	idle  []chan T    // guarded by mu; the last to finish is the next to work
 	low   int         // guarded by mu; the fewest that were idle since the last trim
-	timer *time.Timer // guarded by mu; trims; nil: not while none is idle
+	timer *time.Timer // guarded by mu; trims; nil: none was idle at the last trim
 	over  bool        // guarded by mu
 	bg    sync.WaitGroup
 }

@@ -73,5 +73,8 @@ func TestTasksWaitForEachOther(t *testing.T) {
 		if e := ended.Load(); e != n {
 			t.Errorf("the pool is closed, and %d of %d tasks have ended", e, n)
 		}
+		late := make(chan struct{})
+		p.Run(func() { close(late) })
+		<-late // the bubble ends when its goroutine has
 	})
 }

@@ -53,7 +53,7 @@ var flat = []struct {
 }{
 	{"goroutines", func(s chaos.Sample) int64 { return int64(s.Goroutines) }, 1.2, 30},
 	{"heap MiB", func(s chaos.Sample) int64 { return s.HeapBytes >> 20 }, 1.3, 8},
-	{"resident MiB in use", func(s chaos.Sample) int64 { return (s.MemoryBytes - s.CacheBytes - s.SpareBytes) >> 20 }, 1.3, 24},
+	{"resident MiB in use", func(s chaos.Sample) int64 { return (s.MemoryBytes - s.CacheBytes - s.SpareBytes) >> 20 }, 1.3, 16},
 	{"open files", func(s chaos.Sample) int64 { return int64(s.Files) }, 1.2, 15},
 }
 
