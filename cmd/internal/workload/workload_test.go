@@ -93,7 +93,7 @@ func TestHealthy(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	l, err := Start(ctx, dbs, LoadOptions{Operations: 120, Impatience: 0.03, Seed: 3}, ws...)
+	l, err := Start(ctx, dbs, LoadOptions{Operations: 150, Impatience: 0.03, Seed: 3}, ws...)
 	if err != nil {
 		t.Fatal(err)
 	}
