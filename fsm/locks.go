@@ -432,6 +432,55 @@ func (c *Command) Writes(collections []placement.CollectionID) bool {
 	return false
 }
 
+// Touches says whether a command may begin something that a reader of these
+// documents has to see: a version, an intent, or that they are not this group's,
+// or nobody's, any more. What only ends a transaction that has prepared does not:
+// until then the reader finds its intents.
+func (c *Command) Touches(keys []ReadKey) bool {
+	doc := func(p placement.PartitionID, of placement.CollectionID, id string) bool {
+		return slices.ContainsFunc(keys, func(k ReadKey) bool { return k.Partition == p && k.Collection == of && k.ID == id })
+	}
+	part := func(p placement.PartitionID, part *txn.Part) bool {
+		return slices.ContainsFunc(part.Writes, func(w txn.Write) bool { return doc(p, w.Collection, w.ID) })
+	}
+	switch {
+	case c.Write != nil:
+		return doc(c.Write.Partition, c.Write.Collection, c.Write.Item.ID)
+	case c.Own != nil:
+		return true
+	case c.Drop != nil:
+		return slices.ContainsFunc(keys, func(k ReadKey) bool { return k.Collection == c.Drop.Collection })
+	case c.Txn == nil:
+		return false
+	case c.Txn.Prepare != nil:
+		return part(c.Txn.Partition, &c.Txn.Prepare.Part) && !mutant.On(mutant.PrepareUnawaited)
+	case c.Txn.Decide != nil:
+		return part(c.Txn.Partition, &c.Txn.Decide.Part)
+	case c.Txn.Commit != nil:
+		return slices.ContainsFunc(c.Txn.Commit.Parts, func(p PartitionPart) bool { return part(p.Partition, &p.Part) })
+	}
+	return false
+}
+
+// Documents is how many documents a command may write.
+func (c *Command) Documents() int {
+	switch {
+	case c.Txn == nil:
+		return 1
+	case c.Txn.Prepare != nil:
+		return len(c.Txn.Prepare.Part.Writes)
+	case c.Txn.Decide != nil:
+		return len(c.Txn.Decide.Part.Writes)
+	case c.Txn.Commit != nil:
+		n := 0
+		for i := range c.Txn.Commit.Parts {
+			n += len(c.Txn.Commit.Parts[i].Part.Writes)
+		}
+		return n
+	}
+	return 0
+}
+
 // Blockers are the prepared transactions that a command would be refused for,
 // and a channel that is closed when any transaction has let go of its locks,
 // or taken some.

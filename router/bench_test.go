@@ -24,6 +24,10 @@ func (instant) ProposeMany(_ context.Context, cs []fsm.Command) []shardgroup.Out
 func (instant) ReadIndex(context.Context) error             { return nil }
 func (instant) ReadAt(context.Context, hlc.Timestamp) error { return nil }
 
+func (instant) BeginRead([]fsm.ReadKey, hlc.Timestamp) (shardgroup.Pending, error) {
+	return shardgroup.Pending{}, nil
+}
+
 func BenchmarkServe(b *testing.B) {
 	t := b
 	c := newTestCluster(t, 1, 1)

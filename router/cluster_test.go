@@ -386,6 +386,13 @@ func (g testGroup) ReadAt(_ context.Context, t hlc.Timestamp) error {
 	return nil
 }
 
+func (g testGroup) BeginRead(_ []fsm.ReadKey, at hlc.Timestamp) (shardgroup.Pending, error) {
+	if at == 0 {
+		return shardgroup.Pending{}, g.ReadIndex(context.Background())
+	}
+	return shardgroup.Pending{}, g.ReadAt(context.Background(), at)
+}
+
 func (g testGroup) Clock(context.Context) (hlc.Timestamp, error) {
 	return g.core.machine.Clock(), g.confirm()
 }

@@ -35,6 +35,9 @@ type Group interface {
 	// and must not wait, with all that joined together. False: this replica
 	// does not serve as leader.
 	Join(read any, answer func(reads []any, err error)) bool
+	// BeginRead is ReadIndex or (at is not 0) ReadAt of documents, up to where it
+	// waits: the answer's Wait does.
+	BeginRead(keys []fsm.ReadKey, at hlc.Timestamp) (shardgroup.Pending, error)
 	// ReadAt returns when reads at t are stable: nothing will be written at or
 	// below t any more, and everything that was is applied.
 	ReadAt(ctx context.Context, t hlc.Timestamp) error

@@ -3,6 +3,7 @@ package router
 import (
 	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/impossibledb/idb/client/wire"
@@ -180,65 +181,115 @@ func (l *lookup) owner(i int) placement.GroupID {
 	return l.view.Owner(partitionOf(l.view, l.coll, l.req.IDs[i]))
 }
 
-// attempt asks each group for its part and says how many groups there are.
-func (l *lookup) attempt(ctx context.Context, todo []int, turn int) int {
-	if len(todo) == 1 {
-		l.carry(ctx, l.owner(todo[0]), todo, turn)
-		return 1
-	}
-	parts := make(map[placement.GroupID][]int)
-	var order []placement.GroupID
-	for _, i := range todo {
-		g := l.owner(i)
-		if _, seen := parts[g]; !seen {
-			order = append(order, g)
-		}
-		parts[g] = append(parts[g], i)
-	}
-	l.r.parallel(len(order), func(n int) { l.carry(ctx, order[n], parts[order[n]], turn) })
-	return len(order)
+// lookupPart is what is asked of one group.
+type lookupPart struct {
+	id    placement.GroupID
+	items []int
+	group Group            // of this node, which leads it; nil: it does not
+	node  placement.NodeID // the leader, elsewhere; "": none is known
+
+	keys    []fsm.ReadKey
+	pending shardgroup.Pending
+	err     error // of beginning
 }
 
-func (l *lookup) carry(ctx context.Context, id placement.GroupID, items []int, turn int) {
-	group, node := l.r.locate(l.view, id, turn)
+// readAlone is how many documents of groups that this node leads are read on the
+// request's own goroutine, one group after the other. With more, other
+// processors help.
+const readAlone = 64
+
+// attempt asks each group for its part and says how many groups there are.
+// Groups that this node leads are begun side by side and then read in turn: it
+// is one wait, and it costs less than a goroutine for each.
+func (l *lookup) attempt(ctx context.Context, todo []int, turn int) int {
+	parts := l.divide(todo)
+	here, read := 0, 0
+	for i := range parts {
+		p := &parts[i]
+		if p.group, p.node = l.r.locate(l.view, p.id, turn); p.group != nil {
+			read += len(p.items)
+			parts[i], parts[here] = parts[here], parts[i]
+			here++
+		}
+	}
+	if here == 0 || here > 1 && read > readAlone {
+		l.r.parallel(len(parts), func(n int) { l.carry(ctx, &parts[n]) })
+		return len(parts)
+	}
+	mine, theirs := parts[:here], parts[here:]
+	l.r.parallel(1+len(theirs), func(n int) {
+		if n > 0 {
+			l.carry(ctx, &theirs[n-1])
+			return
+		}
+		for i := range mine {
+			l.begin(&mine[i])
+		}
+		for i := range mine {
+			l.read(ctx, &mine[i])
+		}
+	})
+	return len(parts)
+}
+
+// divide groups documents by who owns them.
+func (l *lookup) divide(todo []int) []lookupPart {
+	parts := make([]lookupPart, 0, min(len(todo), len(l.view.Groups)))
+	for _, i := range todo {
+		g := l.owner(i)
+		n := slices.IndexFunc(parts, func(p lookupPart) bool { return p.id == g })
+		if n < 0 {
+			n = len(parts)
+			parts = append(parts, lookupPart{id: g})
+		}
+		parts[n].items = append(parts[n].items, i)
+	}
+	return parts
+}
+
+func (l *lookup) carry(ctx context.Context, p *lookupPart) {
 	switch {
-	case group != nil:
-		l.read(ctx, group, items)
-	case l.req.Direct || node == "":
-		for _, i := range items {
-			l.results[i] = wire.GetResult{Error: notLeaderHere(id, node, l.subject(i))}
+	case p.group != nil:
+		l.begin(p)
+		l.read(ctx, p)
+	case l.req.Direct || p.node == "":
+		for _, i := range p.items {
+			l.results[i] = wire.GetResult{Error: notLeaderHere(p.id, p.node, l.subject(i))}
 		}
 	default:
-		l.forward(ctx, id, node, items)
+		l.forward(ctx, p.id, p.node, p.items)
 	}
 }
 
 func (l *lookup) subject(i int) subject { return subject{l.req.Collection, l.req.IDs[i]} }
 
-// read answers from the replica here, once it is confirmed that it may.
-func (l *lookup) read(ctx context.Context, g Group, items []int) {
+// begin has the replica here confirm that it may be read.
+func (l *lookup) begin(p *lookupPart) {
+	p.keys = make([]fsm.ReadKey, len(p.items))
+	for n, i := range p.items {
+		p.keys[n] = l.key(i)
+	}
+	p.pending, p.err = p.group.BeginRead(p.keys, hlc.Timestamp(l.req.AtTime))
+}
+
+// read answers what was begun from the replica here.
+func (l *lookup) read(ctx context.Context, p *lookupPart) {
 	at := fsm.At{Version: l.req.AtVersion, Time: hlc.Timestamp(l.req.AtTime)}
-	keys := make([]fsm.ReadKey, len(items))
-	for n, i := range items {
-		keys[n] = l.key(i)
+	err := p.err
+	if err == nil {
+		err = p.pending.Wait(ctx)
 	}
-	var err error
-	if at.Time != 0 {
-		err = g.ReadAt(ctx, at.Time)
-	} else {
-		err = g.ReadIndex(ctx)
-	}
-	if err == nil && at.Version == 0 && g.Machine().LocksHeld() > 0 {
-		err = g.ClearReads(ctx, keys, at.Time)
+	if err == nil && at.Version == 0 && p.group.Machine().LocksHeld() > 0 {
+		err = p.group.ClearReads(ctx, p.keys, at.Time)
 	}
 	if err == nil && !l.room(ctx) {
 		err = shardgroup.ErrTimeout
 	}
 	if err == nil {
-		err = g.Machine().Visit(keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(items[n], d, err) })
+		err = p.group.Machine().Visit(p.keys, at, l.req.NoBody, func(n int, d wire.Document, err error) { l.settle(p.items[n], d, err) })
 	}
 	if err != nil {
-		for _, i := range items {
+		for _, i := range p.items {
 			l.settle(i, wire.Document{}, err)
 		}
 	}

@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm"
+	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/shardgroup"
+	"github.com/impossibledb/idb/txn/hlc"
 )
 
 // noticing is the router as a handler, and counts who did not take the short
@@ -176,4 +181,86 @@ func (u unvisited) Visit(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(int
 		return errors.New("closed")
 	}
 	return u.Reader.Visit(keys, at, noBody, fn)
+}
+
+// begins notes when its groups' reads are begun, and when their machines are read.
+type begins struct {
+	Groups
+	mu    sync.Mutex
+	noted []string // guarded by mu
+}
+
+func (b *begins) note(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.noted = append(b.noted, fmt.Sprintf(format, args...))
+}
+
+func (b *begins) Group(id placement.GroupID) (Group, bool) {
+	g, ok := b.Groups.Group(id)
+	if !ok {
+		return nil, false
+	}
+	return beginning{g, b, id}, true
+}
+
+type beginning struct {
+	Group
+	b  *begins
+	id placement.GroupID
+}
+
+func (g beginning) BeginRead(keys []fsm.ReadKey, at hlc.Timestamp) (shardgroup.Pending, error) {
+	g.b.note("begin %d", g.id)
+	return g.Group.BeginRead(keys, at)
+}
+
+func (g beginning) Machine() Reader { return visiting{g.Group.Machine(), g} }
+
+type visiting struct {
+	Reader
+	g beginning
+}
+
+func (v visiting) Visit(keys []fsm.ReadKey, at fsm.At, noBody bool, fn func(int, wire.Document, error)) error {
+	v.g.b.note("visit %d", v.g.id)
+	return v.Reader.Visit(keys, at, noBody, fn)
+}
+
+// Groups that this node leads confirm side by side, and are read in turn.
+func TestGetBeginsAllGroupsFirst(t *testing.T) {
+	c := newTestCluster(t, 1, 3)
+	var ids []string
+	for i := range 40 {
+		ids = append(ids, fmt.Sprintf("u%d", i))
+		c.put("n1", "users", ids[i], m{"n": i})
+	}
+	n := c.nodes["n1"]
+	for _, at := range []uint64{0, uint64(n.router.opts.Clock.Now())} {
+		b := &begins{Groups: n.router.opts.Groups}
+		o := n.router.opts
+		o.Groups = b
+		r := New(o)
+		var reply wire.GetReply
+		answer, err := r.Serve(context.Background(), wire.KindGet, wire.Append(nil, &wire.GetRequest{Collection: "users", IDs: ids, AtTime: at}), nil)
+		if err == nil {
+			err = wire.Decode(wire.Append(nil, answer), &reply)
+		}
+		if err != nil || reply.Cost.Docs != uint64(len(ids)) || reply.Cost.Groups != 3 {
+			t.Fatalf("%v, %+v", err, reply.Cost)
+		}
+		for i, got := range reply.Results {
+			if got.Error != nil || got.Doc.ID != ids[i] {
+				t.Errorf("%s: %+v", ids[i], got)
+			}
+		}
+		if len(b.noted) != 6 {
+			t.Fatalf("%d steps for three groups: %v", len(b.noted), b.noted)
+		}
+		for i, what := range b.noted {
+			if strings.HasPrefix(what, "begin") != (i < 3) {
+				t.Errorf("at %d: a group was read before all were begun: %v", at, b.noted)
+			}
+		}
+	}
 }

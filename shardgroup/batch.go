@@ -34,6 +34,11 @@ const (
 	// maxCommandBytes bounds a single command: an entry must fit in one message
 	// between nodes, or it could never be replicated.
 	maxCommandBytes = transport.MaxEntryBytes - 1<<10
+
+	// maxCompared is how many documents of commands in flight are compared with
+	// what is read, to find whether a reader has to wait for them: it costs some
+	// microseconds at most, and everybody who proposes waits for it.
+	maxCompared = 2048
 )
 
 // Outcome is what became of one command of ProposeMany.
@@ -482,34 +487,64 @@ func (b *batcher) expire(now time.Time, limit time.Duration) {
 	}
 }
 
-// promise raises the floor to ts, and waits until everything assigned at or
-// below it is applied. The ceiling must be at or above ts already.
-func (b *batcher) promise(ctx context.Context, ts hlc.Timestamp) error {
+// promise raises the floor to ts, for a reader of these documents (nil: of
+// anything). The ceiling must be at or above ts already. What it answers tells
+// when everything assigned at or below ts that the reader has to see is applied;
+// nil: it is.
+func (b *batcher) promise(ts hlc.Timestamp, keys []fsm.ReadKey) (<-chan error, error) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	upto, ok := b.memory.Promise(ts)
 	if !ok {
-		b.mu.Unlock()
-		return b.g.notLeader()
+		return nil, b.g.notLeader()
 	}
-	return b.drainLocked(ctx, upto)
+	return b.drainLocked(upto - b.apartLocked(ts, keys)), nil
 }
 
-// drainLocked waits until the first upto batches have landed. It unlocks mu.
-func (b *batcher) drainLocked(ctx context.Context, upto uint64) error {
+// apartLocked is how many of the batches in flight, from the last one on, a
+// reader of these documents at ts need not wait for. A batch that is lost is
+// lost for all who read, whatever they read: then nothing is promised any more.
+func (b *batcher) apartLocked(ts hlc.Timestamp, keys []fsm.ReadKey) (n uint64) {
+	compared := 0
+	for _, bt := range slices.Backward(b.flying) {
+		if bt.gaveUp {
+			break // its commands are their callers' again
+		}
+		if bt.props[0].cmd.Time <= ts {
+			for _, p := range bt.props {
+				compared += len(keys) * p.cmd.Documents()
+			}
+			if keys == nil || compared > maxCompared || slices.ContainsFunc(bt.props, func(p *proposal) bool { return p.cmd.Touches(keys) }) {
+				break
+			}
+		}
+		n++
+	}
+	return n
+}
+
+// drainLocked tells when the first upto batches have landed; nil: they have.
+func (b *batcher) drainLocked(upto uint64) <-chan error {
 	if b.memory.Landed(upto) {
-		b.mu.Unlock()
 		return nil
 	}
 	w := drainWait{upto: upto, ch: make(chan error, 1)}
 	b.drained = append(b.drained, w)
-	b.mu.Unlock()
+	return w.ch
+}
+
+// drain waits for what promise or drainLocked has answered.
+func (g *Group) drain(ctx context.Context, landed <-chan error) error {
+	if landed == nil {
+		return nil
+	}
 	select {
-	case err := <-w.ch:
+	case err := <-landed:
 		return err
 	case <-ctx.Done():
 		return ErrTimeout
-	case <-b.g.stop:
-		return b.g.stopError()
+	case <-g.stop:
+		return g.stopError()
 	}
 }
 

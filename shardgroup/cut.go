@@ -160,7 +160,9 @@ func (b *batcher) hold(ctx context.Context, collections []placement.CollectionID
 		b.expireHoldsLocked(time.Now())
 	})
 	h := txn.Held{Term: term, Token: token}
-	err := b.drainLocked(ctx, upto)
+	landed := b.drainLocked(upto)
+	b.mu.Unlock()
+	err := b.g.drain(ctx, landed)
 	if err != nil {
 		b.release(term, token)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/shardgroup/seglog"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -606,9 +607,14 @@ func TestReadAtPromise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := next.ReadAt(ctxFor(t, 2*time.Second), ts); err != nil {
+		pending, err := next.BeginRead([]fsm.ReadKey{{Epoch: 1, Collection: 1, ID: "a"}}, ts.Add(time.Millisecond))
+		if err == nil {
+			err = pending.Wait(ctxFor(t, 2*time.Second))
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
+		ts = ts.Add(time.Millisecond)
 		d1, err1 := read(t, next.Machine(), "a", fsm.At{Time: ts})
 		if err := next.ReadIndex(ctxFor(t, 2*time.Second)); err != nil {
 			t.Fatal(err)
@@ -620,6 +626,103 @@ func TestReadAtPromise(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// A read at a timestamp waits for what is on its way to the documents that it
+// reads, and for nothing else.
+func TestReadAtWaitsForItsDocuments(t *testing.T) {
+	c := seeded(t, 1, 1, nil)
+	l := c.leader(1)
+	ts := l.host.cfg.Clock.Now().Add(time.Second)
+	if err := l.ReadAt(ctxFor(t, 2*time.Second), ts); err != nil { // the ceiling
+		t.Fatal(err)
+	}
+	ts = ts.Add(100 * time.Millisecond)
+	docs := func(ids ...string) (keys []fsm.ReadKey) {
+		for _, id := range ids {
+			keys = append(keys, fsm.ReadKey{Epoch: 1, Collection: 1, ID: id})
+		}
+		return keys
+	}
+	part := func(id string) txn.Part { return txn.Part{Writes: []txn.Write{{Collection: 1, ID: id}}} }
+	fly := func(at hlc.Timestamp, c fsm.Command) *batch {
+		c.Time = at
+		w := &waiter{done: make(chan struct{})}
+		w.left.Store(1)
+		bt := &batch{term: l.ready.Load(), since: time.Now(), props: []*proposal{{cmd: c, out: &Outcome{}, w: w}}}
+		l.batcher.mu.Lock()
+		defer l.batcher.mu.Unlock()
+		l.batcher.flying = append(l.batcher.flying, bt)
+		l.batcher.memory.Send()
+		return bt
+	}
+	begin := func(keys []fsm.ReadKey, at hlc.Timestamp) Pending {
+		t.Helper()
+		p, err := l.BeginRead(keys, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for name, x := range map[string]struct {
+		command fsm.Command
+		waits   bool
+	}{
+		"write":     {write(wire.OpPut, "a", nil), true},
+		"prepare":   {fsm.Command{Txn: &fsm.Txn{Prepare: &fsm.Prepare{Part: part("a")}}}, true},
+		"decide":    {fsm.Command{Txn: &fsm.Txn{Decide: &fsm.Decide{Part: part("a")}}}, true},
+		"commit":    {fsm.Command{Txn: &fsm.Txn{Commit: &fsm.Commit{Parts: []fsm.PartitionPart{{Part: part("z")}, {Part: part("a")}}}}}, true},
+		"drop":      {fsm.Command{Drop: &fsm.Drop{Collection: 1}}, true},
+		"own":       {fsm.Command{Own: &fsm.Own{Epoch: 2}}, true},
+		"resolve":   {fsm.Command{Txn: &fsm.Txn{Resolve: &fsm.Resolve{Commit: true}}}, false},
+		"ceiling":   {fsm.Command{Ceiling: &fsm.Ceiling{}}, false},
+		"read":      {fsm.Command{Txn: &fsm.Txn{Prepare: &fsm.Prepare{Part: txn.Part{Reads: []txn.Read{{Collection: 1, ID: "a"}}}}}}, false},
+		"elsewhere": {fsm.Command{Txn: &fsm.Txn{Partition: 1, Prepare: &fsm.Prepare{Part: part("a")}}}, false},
+	} {
+		first := fly(ts, x.command)
+		second := fly(ts.Add(time.Millisecond), write(wire.OpPut, "b", nil))
+		last := ts.Add(2 * time.Millisecond)
+		if p := begin(docs("c"), last); !p.Ready() && name != "own" && name != "drop" {
+			t.Errorf("%s: a read of another document waits", name)
+		}
+		if p := begin(docs("c", "a"), ts-1); !p.Ready() {
+			t.Errorf("%s: a read below what is on its way waits", name)
+		}
+		p := begin(docs("c", "a"), last)
+		if p.Ready() == x.waits {
+			t.Errorf("%s: the read waits: %v", name, !p.Ready())
+		}
+		both := begin(docs("b"), last)
+		late, done := context.WithTimeout(context.Background(), time.Millisecond)
+		if err := both.Wait(late); !errors.Is(err, ErrTimeout) {
+			t.Errorf("%s: a read of the second entry's document: %v", name, err)
+		}
+		done()
+		l.batcher.landed(first, []fsm.Result{{}}, nil)
+		if err := p.Wait(ctxFor(t, 10*time.Second)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		p = begin(docs("b"), last)
+		l.batcher.landed(second, []fsm.Result{{}}, nil)
+		if err := p.Wait(ctxFor(t, 10*time.Second)); err != nil {
+			t.Errorf("%s: the second entry has landed: %v", name, err)
+		}
+	}
+	// What nobody waits for any more is its caller's again, and not looked at.
+	gone := fly(ts, write(wire.OpPut, "z", nil))
+	l.batcher.expire(time.Now().Add(time.Hour), time.Second)
+	p := begin(docs("c"), ts)
+	if p.Ready() {
+		t.Error("a read does not wait for an entry whose callers were told that its outcome is unknown")
+	}
+	l.batcher.landed(gone, nil, raft.ErrLeadershipLost)
+	var nl *NotLeaderError
+	if err := p.Wait(ctxFor(t, 10*time.Second)); !errors.As(err, &nl) {
+		t.Errorf("promised beside an entry that may yet be applied: %v", err)
+	}
+	if _, err := l.BeginRead(docs("c"), ts); !errors.As(err, &nl) {
+		t.Errorf("promised, of another document, after an entry was lost: %v", err)
+	}
 }
 
 // A leader that has lost an entry is being deposed, though it has not noticed

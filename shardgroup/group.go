@@ -326,6 +326,10 @@ func (g *Group) Clock(ctx context.Context) (hlc.Timestamp, error) {
 // promise. It does not by itself order ts after writes acknowledged elsewhere;
 // take ts from Clock for that.
 func (g *Group) ReadAt(ctx context.Context, ts hlc.Timestamp) error {
+	return g.readAt(ctx, ts, nil)
+}
+
+func (g *Group) readAt(ctx context.Context, ts hlc.Timestamp, keys []fsm.ReadKey) error {
 	if _, err := g.term(ctx); err != nil {
 		return err
 	}
@@ -336,7 +340,71 @@ func (g *Group) ReadAt(ctx context.Context, ts hlc.Timestamp) error {
 	} else {
 		g.promise.used(ts)
 	}
-	return g.batcher.promise(ctx, ts)
+	landed, err := g.batcher.promise(ts, keys)
+	if err != nil {
+		return err
+	}
+	return g.drain(ctx, landed)
+}
+
+// Pending is a read of documents that was begun and may have to wait. Reads of
+// several groups are begun side by side and waited for in turn. The zero value
+// waits for nothing.
+type Pending struct {
+	g *Group // nil: the read may go on
+
+	round  *round       // confirms; nil: the read is at a timestamp
+	landed <-chan error // of the promise; nil: it is not made yet
+	at     hlc.Timestamp
+	keys   []fsm.ReadKey
+}
+
+// BeginRead is ReadIndex (at is 0) or ReadAt of these documents alone, up to
+// where it waits. At a timestamp the read does not wait for entries on their way
+// that have nothing to do with the documents, which is mostly all of them: then
+// there is nothing to wait for. The keys must stay as they are until Wait has
+// returned.
+func (g *Group) BeginRead(keys []fsm.ReadKey, at hlc.Timestamp) (Pending, error) {
+	p := Pending{g: g, at: at, keys: keys}
+	if !g.IsLeader() {
+		return p, nil // Wait knows what to do
+	}
+	if at == 0 {
+		p.round = g.joinRound()
+		return p, nil
+	}
+	if g.machine.Ceiling() < at {
+		g.promise.start(at)
+		return p, nil
+	}
+	g.promise.used(at)
+	if len(g.machine.IntentsOn(keys)) > 0 {
+		// Mostly what ends them is on its way; it costs less than to ask home.
+		p.keys = nil
+	}
+	var err error
+	if p.landed, err = g.batcher.promise(at, p.keys); err != nil || p.landed == nil {
+		return Pending{}, err
+	}
+	return p, nil
+}
+
+// Ready says that Wait would not wait.
+func (p *Pending) Ready() bool { return p.g == nil }
+
+// Wait returns when the read may go on.
+func (p *Pending) Wait(ctx context.Context) error {
+	switch {
+	case p.g == nil:
+		return nil
+	case p.round != nil:
+		return p.g.awaitRound(ctx, p.round)
+	case p.landed != nil:
+		return p.g.drain(ctx, p.landed)
+	case p.at != 0:
+		return p.g.readAt(ctx, p.at, p.keys)
+	}
+	return p.g.ReadIndex(ctx)
 }
 
 // ceilingLead is how far above the present a ceiling is set, so that one entry

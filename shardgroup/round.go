@@ -63,12 +63,21 @@ func (r *replica) ReadIndex(ctx context.Context) error {
 	if _, err := r.term(ctx); err != nil {
 		return err
 	}
+	return r.awaitRound(ctx, r.joinRound())
+}
+
+// joinRound joins the next round.
+func (r *replica) joinRound() *round {
 	r.mu.Lock()
 	rd, made := r.joinLocked()
 	r.mu.Unlock()
 	if made {
 		r.queue(rd)
 	}
+	return rd
+}
+
+func (r *replica) awaitRound(ctx context.Context, rd *round) error {
 	select {
 	case <-rd.done:
 		return rd.err

@@ -45,6 +45,7 @@ const (
 	PromiseUnkept       Name = "promise-unkept"       // a leader assigns timestamps below what it has promised
 	PromiseTooEarly     Name = "promise-too-early"    // a promise does not wait for what was assigned below it
 	PromiseBesideLost   Name = "promise-beside-lost"  // a leader promises although an entry was lost
+	PrepareUnawaited    Name = "prepare-unawaited"    // a promise does not wait for an intent that is on its way to what is read
 	DurabilityUnawaited Name = "durability-unawaited" // a follower's answer counts before the leader's own disk has the entry
 	VoidApplied         Name = "void-applied"         // an entry of another term is applied
 	OfferedAgain        Name = "offered-again"        // leadership is offered again to a member that does not answer
@@ -130,7 +131,7 @@ func Names() []Name {
 	return []Name{
 		RetryUnderNewID, UnknownIsRefused, CursorSkips, ScanTimesDiffer, RefusalForgotten, LockTrusted,
 		AckBeforeCommit, NoBarrier, ReadUnconfirmed, LearnersConfirm, OldAnswersConfirm,
-		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, VoidApplied, ResolvedElsewhere, DurabilityUnawaited, OfferedAgain,
+		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, PrepareUnawaited, VoidApplied, ResolvedElsewhere, DurabilityUnawaited, OfferedAgain,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, TailDeletesUnread, SealForgetsPrepared, ExpiredRuns,

@@ -69,6 +69,7 @@ var table = []row{
 	{mutant.PromiseUnkept, "a leader assigns timestamps below its promise", ruleShard, `broken promise`, 5000},
 	{mutant.PromiseTooEarly, "a promise does not wait for what is below it", ruleShard, `broken promise`, 5000},
 	{mutant.PromiseBesideLost, "a leader promises although an entry was lost", ruleShard, `broken promise`, 10000},
+	{mutant.PrepareUnawaited, "a promise does not wait for an intent on its way to what is read", ruleTxns, `broken promise|no order explains`, 5000},
 	{mutant.VoidApplied, "an entry of another term is applied", ruleShard, `void: proposed in another term`, 5000},
 
 	{mutant.CutUnheld, "a hold keeps nothing back", cutScripts, `no order: .*causal reverse`, 3},

@@ -354,13 +354,21 @@ func (s *txnRun) command(x *fsm.Txn, done func(txn.Answer)) {
 	})
 }
 
-// promise makes reads at t stable, as shardgroup's ReadAt.
-func (g *txnGroup) promise(t hlc.Timestamp, done func(error)) {
+// promise makes reads of documents at t stable, as shardgroup's BeginRead.
+func (g *txnGroup) promise(keys []fsm.ReadKey, t hlc.Timestamp, done func(error)) {
 	if g.m.Ceiling() < t {
-		g.propose(fsm.Command{Ceiling: &fsm.Ceiling{To: t.Add(5 * time.Millisecond)}}, func(fsm.Result) { g.promise(t, done) })
+		g.propose(fsm.Command{Ceiling: &fsm.Ceiling{To: t.Add(5 * time.Millisecond)}}, func(fsm.Result) { g.promise(keys, t, done) })
 		return
 	}
 	upto, ok := g.memory.Promise(t)
+	for _, e := range slices.Backward(g.log) {
+		if e.cmd.Time <= t && e.cmd.Touches(keys) {
+			g.run.Met("promises that wait for their documents", 1)
+			break
+		}
+		g.run.Met("commands that a promise passes over", 1)
+		upto--
+	}
 	switch {
 	case !ok:
 		done(errNotLeader)
@@ -518,7 +526,7 @@ func (c *txnClient) read(keys []docKey, then func()) {
 		g := s.of(k.partition)
 		rk := []fsm.ReadKey{{Partition: k.partition, Epoch: 1, Collection: 1, ID: k.id}}
 		ask(s, g, "read "+k.id, func(answer func(seen)) {
-			g.promise(c.at, func(err error) {
+			g.promise(rk, c.at, func(err error) {
 				if err != nil {
 					return
 				}
@@ -866,7 +874,7 @@ func (s *txnRun) past() {
 	at := s.groups[s.IntN(txnGroups)].clock.Now()
 	rk := []fsm.ReadKey{{Partition: k.partition, Epoch: 1, Collection: 1, ID: k.id}}
 	ask(s, g, "read at a time "+k.id, func(answer func(stable)) {
-		g.promise(at, func(err error) {
+		g.promise(rk, at, func(err error) {
 			if err != nil {
 				return
 			}
