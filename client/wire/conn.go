@@ -137,7 +137,7 @@ func NewConn(nc net.Conn, o ConnOptions) *Conn {
 		done: make(chan struct{}),
 	}
 	c.out = newOutbox(nc, o.MaxQueued, c.fail)
-	c.in = frameReader{src: nc, max: o.MaxFrame}
+	c.in = frameReader{src: c.out.source(), max: o.MaxFrame}
 	c.sendLimit.Store(int64(o.MaxFrame))
 	c.bg.Add(2)
 	go func() {

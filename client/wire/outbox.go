@@ -3,12 +3,12 @@ package wire
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 )
 
 // outbox is the sending half of a connection. Frames are appended to one
@@ -19,12 +19,12 @@ import (
 //
 // Writing is the work of a goroutine of its own, except that a sender that is
 // alone, or has put many frames on hold, writes them itself, without waiting
-// (tryWriter): this saves it the switch to the writer and back.
+// (socket.tryWrite): this saves it the switch to the writer and back.
 //
 // Invariant: at most one goroutine writes (busy), so bytes keep their order.
 type outbox struct {
 	nc  net.Conn
-	raw *tryWriter // nil: the connection is not a socket
+	raw *socket // nil: the connection is none
 	// failed is told once why nothing can be sent any more.
 	failed func(error)
 	// limit is how many bytes may be queued before senders wait.
@@ -82,12 +82,20 @@ const keepBuffer = 256 << 10
 func newOutbox(nc net.Conn, limit int, failed func(error)) *outbox {
 	return &outbox{
 		nc:     nc,
-		raw:    newTryWriter(nc),
+		raw:    newSocket(nc),
 		failed: failed,
 		limit:  limit,
 		wake:   make(chan struct{}, 1),
 		stop:   make(chan struct{}),
 	}
+}
+
+// source is where the other half of the connection is read.
+func (o *outbox) source() io.Reader {
+	if o.raw != nil {
+		return o.raw
+	}
+	return o.nc
 }
 
 // outgoing is a frame to send. Its body is Body, or message, which is encoded
@@ -194,7 +202,7 @@ func (o *outbox) flush() {
 func (o *outbox) writeQueued() {
 	buf := o.takeLocked()
 	o.mu.Unlock()
-	n, err := o.raw.write(buf)
+	n, err := o.raw.tryWrite(buf)
 	o.wrote(n)
 	if err != nil {
 		o.fail(err) // taken: the peer may have it
@@ -285,8 +293,15 @@ func (o *outbox) run() {
 const writePiece = 256 << 10
 
 func (o *outbox) write(buf []byte) error {
-	for len(buf) > 0 {
-		n, err := o.nc.Write(buf[:min(len(buf), writePiece)])
+	for try := o.raw != nil; len(buf) > 0; try = false {
+		piece := buf[:min(len(buf), writePiece)]
+		var n int
+		var err error
+		if try {
+			n, err = o.raw.tryWrite(piece) // most often that is all
+		} else {
+			n, err = o.nc.Write(piece)
+		}
 		o.wrote(n)
 		if err != nil {
 			return err
@@ -358,41 +373,4 @@ func (o *outbox) drained() <-chan struct{} {
 		o.idle = make(chan struct{})
 	}
 	return o.idle
-}
-
-// tryWriter writes to a socket as much as fits without waiting.
-type tryWriter struct {
-	conn syscall.RawConn
-	// The arguments and results of one write: a closure made once and reused,
-	// so that a write allocates nothing. Guarded by outbox.busy.
-	buf  []byte
-	n    int
-	err  error
-	once func(fd uintptr) bool
-}
-
-func newTryWriter(nc net.Conn) *tryWriter {
-	sc, ok := nc.(syscall.Conn)
-	if !ok || !canTryWrite {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	w := &tryWriter{conn: raw}
-	w.once = func(fd uintptr) bool {
-		w.n, w.err = writeNow(fd, w.buf)
-		return true // done, whatever was written
-	}
-	return w
-}
-
-func (w *tryWriter) write(buf []byte) (int, error) {
-	w.buf, w.n, w.err = buf, 0, nil
-	if err := w.conn.Write(w.once); err != nil {
-		return 0, err
-	}
-	w.buf = nil
-	return w.n, w.err
 }

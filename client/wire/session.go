@@ -69,7 +69,7 @@ func newSession(s *Server, nc net.Conn) *session {
 	}
 	ss.out = newOutbox(nc, s.o.MaxQueued, ss.end)
 	ss.out.all = &s.answers
-	ss.in = frameReader{src: nc, max: min(maxHello, s.o.MaxFrame)}
+	ss.in = frameReader{src: ss.out.source(), max: min(maxHello, s.o.MaxFrame)}
 	return ss
 }
 
