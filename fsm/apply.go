@@ -13,7 +13,6 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
-	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -48,7 +47,6 @@ type scratch struct {
 	touched  []countKey // by the entry; not in order
 	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
-	tombs    map[txnRow]txn.State
 	records  []byte // what happened to transactions' records in the entry, as in the tail's row
 	key      []byte
 	key2     []byte
@@ -62,7 +60,6 @@ func (s *scratch) makeMaps() {
 	s.dirty = map[countKey]counts{}
 	s.ripe = map[countKey]hlc.Timestamp{}
 	s.gone = map[string]struct{}{}
-	s.tombs = map[txnRow]txn.State{}
 }
 
 // clear empties the maps. Emptying one takes time by what it ever held, so
@@ -74,7 +71,7 @@ func (s *scratch) clear() {
 	if cap(s.records) > 1<<20 && len(s.records) == 0 {
 		s.records = nil
 	}
-	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone), len(s.tombs)) > 64 {
+	if max(len(s.docs), len(s.requests), len(s.dirty), len(s.gone)) > 64 {
 		s.makeMaps()
 		return
 	}
@@ -83,7 +80,6 @@ func (s *scratch) clear() {
 	clear(s.dirty)
 	clear(s.ripe)
 	clear(s.gone)
-	clear(s.tombs)
 }
 
 // pending is a document as the batch has made it. The newest version is all
@@ -117,6 +113,8 @@ type applier struct {
 	tailStart int // where the entry's answers begin in the machine's tail
 	answered  int // how many there are
 	recorded  int // how many things are in records
+
+	sealed bool // the batch seals the tail
 }
 
 func (m *Machine) newApplier(entries []Entry) *applier {
@@ -298,9 +296,6 @@ func (a *applier) horizon(h *Horizon) error {
 				return err
 			}
 		}
-		if err := a.forgetTxns(h.RequestIDs); err != nil {
-			return err
-		}
 	}
 	for _, c := range h.History {
 		if c.At <= a.view.horizons[c.Collection] {
@@ -447,6 +442,7 @@ func (a *applier) commit() error {
 		a.m.locks.publish(a.changes)
 		a.changes = nil
 	}
+	a.showTail()
 	a.m.publish(&a.meta)
 	return a.close()
 }
@@ -461,7 +457,7 @@ func (a *applier) close() (err error) {
 		err = errors.Join(err, a.batch.Close())
 		a.batch = nil
 	}
-	a.dirtyB, a.forked, a.freed = false, false, 0
+	a.dirtyB, a.forked, a.freed, a.sealed = false, false, 0, false
 	a.scratch.clear()
 	return err
 }
@@ -477,7 +473,7 @@ const (
 	opDeleteRange = 3
 	opAnswer      = 4
 	opState       = 5
-	opRemember    = 6 // the answer and its request as the tail's row has them
+	opRemember    = 6 // the answer or end and its ID as the tail's row has them
 )
 
 func (a *applier) beginDigest(index uint64) {

@@ -142,6 +142,8 @@ func TestFormats(t *testing.T) {
 	line("row dropped", appendSmall(nil))
 	line("answer", appendAnswer(nil, &Result{Wire: wire.WriteResult{Version: 4, Time: 5, CreatedAt: 6, Created: true, Doc: []byte{0x80}}}, true))
 	line("answer, refused", appendAnswer(nil, &Result{Wire: wire.WriteResult{Error: &wire.Error{Code: wire.CodeUpdateFailed, Version: 4}}, Detail: "why"}, false))
+	line("end, done", appendEnd(nil, txn.Done))
+	line("end, aborted", appendEnd(nil, txn.Aborted))
 
 	golden(t, "fsm-v1.txt", b.String())
 }

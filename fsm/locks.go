@@ -209,8 +209,8 @@ func (t *lockTable) load(k txnRow, record []byte) error {
 func loadTxns(r *mvcc.Reader, g placement.GroupID, partitions []placement.PartitionID) (lockTable, error) {
 	t := newLockTable()
 	for _, p := range partitions {
-		start, _ := mvcc.TxnSpan(g, p, mvcc.RolePrepared, hlc.Max)
-		_, end := mvcc.TxnSpan(g, p, mvcc.RoleCommitted, hlc.Max)
+		start, _ := mvcc.TxnSpan(g, p, mvcc.RolePrepared)
+		_, end := mvcc.TxnSpan(g, p, mvcc.RoleCommitted)
 		err := r.Each(start, end, func(key, value []byte) error {
 			_, role, time, random, err := mvcc.DecodeTxnKey(key)
 			if err != nil {

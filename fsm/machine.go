@@ -79,6 +79,9 @@ type Machine struct {
 	// after the rows are.
 	locks lockBoard
 
+	// shown is how much of the tail readers see.
+	shown shownTail
+
 	// ripe is before which horizon nothing can be garbage, so that a sweep
 	// need not look. It is of this replica alone; what is missing is 0.
 	ripe map[countKey]hlc.Timestamp // guarded by mu
@@ -128,7 +131,7 @@ func (m *Machine) load() error {
 	m.digests.put(mem.meta.applied, mem.meta.digest)
 	m.requests.reset(mem.meta.youngest)
 	m.heads.reset()
-	m.tail = mem.tail
+	m.takeTail(&mem.tail, &mem.meta)
 	m.held = mem.txns
 	m.locks.replace(mem.txns.clone())
 	m.mu.Lock()

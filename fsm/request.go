@@ -120,7 +120,7 @@ func (a *applier) knownRequest(t *Txn) ([]byte, error) {
 	if t.Request == nil {
 		return nil, nil
 	}
-	answer, found, err := a.firstAnswer(t.Partition, &t.Request.ID)
+	answer, found, err := a.firstAnswer(t.Partition, &t.Request.ID, ofRequest)
 	if err != nil || !found {
 		return nil, err
 	}

@@ -81,6 +81,7 @@ func (m *Machine) replace(i *Imported) error {
 	if mutant.On(mutant.RequestsLost) {
 		m.tail.answers, m.tail.count = nil, 0
 		clear(m.tail.table)
+		m.shown.answers = 0
 	}
 	if m.Applied() != i.Applied {
 		return fmt.Errorf("the snapshot of %s says it is at %d, and is at %d: %w", m.group, i.Applied, m.Applied(), ErrDamaged)

@@ -445,12 +445,6 @@ func (r *run) txn(p placement.PartitionID, key, value []byte) {
 			var rec txn.CommittedRecord
 			err = rec.Decode(value)
 			at = rec.At
-		default:
-			var rec txn.Tombstone
-			err = rec.Decode(value)
-			if hlc.Timestamp(time) < r.meta.requests {
-				r.fault(p, 0, "", "the tombstone of transaction %s is below the horizon of %s", id, r.meta.requests)
-			}
 		}
 	}
 	switch {
@@ -631,16 +625,24 @@ func (r *run) answers(p placement.PartitionID, key, value []byte) {
 	}
 }
 
-// answer checks one answer and counts it, if it is not below the horizon.
+// answer checks one answer and counts it, if it is not below the horizon; or the
+// end of a transaction, which does not count.
 func (r *run) answer(p placement.PartitionID, k *requestKey, answer []byte) {
-	if hlc.Timestamp(k.time()) >= r.meta.requests {
+	request := subjectOf(answer) == ofRequest
+	if hlc.Timestamp(k.time()) >= r.meta.requests && request {
 		r.out.Requests++
 	}
 	if k.time() > r.meta.youngest {
 		r.fault(p, 0, "", "the answer to request %x is remembered, though its time %d is above the youngest known, %d", k[4:], k.time(), r.meta.youngest)
 	}
-	var known Result
-	if err := decodeAnswer(answer, &known); err != nil {
+	var err error
+	if request {
+		var known Result
+		err = decodeAnswer(answer, &known)
+	} else {
+		_, err = decodeEnd(answer)
+	}
+	if err != nil {
 		r.fault(p, 0, "", "the answer to request %x: %v", k[4:], err)
 	}
 }
@@ -753,11 +755,11 @@ func DescribeKey(rest []byte) KeyNames {
 		}
 	case mvcc.KindAnswers:
 		if _, last, first, _, err := mvcc.DecodeAnswersKey(whole); err == nil {
-			return KeyNames{What: fmt.Sprintf("the answers to requests of %s to %s", hlc.Timestamp(first), hlc.Timestamp(last))}
+			return KeyNames{What: fmt.Sprintf("the answers to requests, and ends of transactions, of %s to %s", hlc.Timestamp(first), hlc.Timestamp(last))}
 		}
 	case mvcc.KindTxn:
 		if _, role, time, random, err := mvcc.DecodeTxnKey(whole); err == nil {
-			what := [...]string{"", "what is prepared of", "the commit of", "the end of", "the abort of"}
+			what := [...]string{"", "what is prepared of", "the commit of"}
 			return KeyNames{What: fmt.Sprintf("%s transaction %s", what[role], txn.ID{Time: time, Random: random})}
 		}
 	}

@@ -17,12 +17,13 @@ import (
 )
 
 // What an entry changes beside documents is small and scattered: the scalar
-// state, some counts, an answer for each request, the records of transactions
-// that are under way. It is one row per entry, the entry's tail:
+// state, some counts, an answer for each request, how transactions have ended,
+// the records of those that are under way. It is one row per entry, the entry's
+// tail:
 //
 //	| format u8 | applied, term, clock, ceiling, requests, epoch, digest, youngest, sealed, before u64
 //	| counts uvarint | that many: partition, collection, documents, bytes, rows uvarint
-//	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer
+//	| answers uvarint | that many: partition uvarint | time u64 | random 16 | length uvarint | answer, or an end (ends.go)
 //	| records uvarint | that many, in order: what u8 | partition uvarint | time u64 | random 16 | if set: length uvarint, record |
 //
 // What happened to a record is its role (mvcc.RolePrepared or RoleCommitted),
@@ -43,15 +44,15 @@ import (
 //
 // Which entries seal follows from the log, not from the replica.
 const (
-	tailFormat    = 2
-	answersFormat = 1 // of sealed ones
+	tailFormat    = 3
+	answersFormat = 2 // of sealed ones
 	tailFields    = 10
 	tailFixed     = 1 + 8*tailFields
 	// tailEntries is how many indexes a tail covers at most: every row in it has
 	// a slot of its own.
 	tailEntries = mvcc.TailSlots
-	// tailAnswers is about how many answers a tail has at most; one entry's may
-	// come on top.
+	// tailAnswers is about how many answers and ends a tail has at most; one
+	// entry's may come on top.
 	tailAnswers = 4096
 	// maxTailAnswer is the longest answer that goes into a tail. A longer one (a
 	// document that the retry does not bring) has a row of its own.
@@ -69,11 +70,11 @@ const (
 )
 
 // tail is the group's tail in memory. It is of what the entry under way has
-// left, too.
+// left, too. Readers look for answers beside Apply (shownTail).
 type tail struct {
 	answers []byte                // encoded as in the rows, one after the other
 	count   int                   // of them
-	table   []uint32              // open addressing: where in answers, plus one
+	table   []uint32              // open addressing, at most half full: where in answers, plus one
 	counts  map[countKey]struct{} // which counts were changed
 	order   []uint64              // scratch of sorted
 
@@ -81,16 +82,19 @@ type tail struct {
 	recordBytes int                 // of all that were set or deleted, and their heads
 }
 
-// tableSize leaves half of the table empty: a tail of tailAnswers ends with the
-// entry that fills it.
-const tableSize = 2 * (tailAnswers + MaxCommands)
+// tableSize is what most tails have room in. An entry of commits over many
+// partitions leaves an end in each, so a table can grow.
+const tableSize = 4 * tailAnswers // a power of two
 
 func (t *tail) reset() {
 	if cap(t.answers) > 1<<20 {
 		t.answers = nil
 	}
-	if t.table == nil {
-		t.table, t.counts, t.records = make([]uint32, tableSize), map[countKey]struct{}{}, map[txnRow]struct{}{}
+	if t.counts == nil {
+		t.counts, t.records = map[countKey]struct{}{}, map[txnRow]struct{}{}
+	}
+	if len(t.table) != tableSize {
+		t.table = make([]uint32, tableSize)
 	}
 	t.answers, t.count, t.recordBytes = t.answers[:0], 0, 0
 	clear(t.table)
@@ -98,30 +102,54 @@ func (t *tail) reset() {
 	clear(t.records)
 }
 
-// slot is where to look for a request first.
-func (k *requestKey) slot() int {
-	return int((binary.LittleEndian.Uint32(k[12:]) ^ uint32(k.partition())*0x9e3779b1) % tableSize)
+// hash is where to look for a request first.
+func (k *requestKey) hash() uint32 {
+	return binary.LittleEndian.Uint32(k[12:]) ^ uint32(k.partition())*0x9e3779b1
 }
 
 // begin encodes what comes before an answer.
 func (t *tail) begin(k *requestKey, length int) {
-	s := k.slot()
-	for t.table[s] != 0 {
-		s = (s + 1) % tableSize
+	if 2*t.count >= len(t.table) {
+		t.grow()
 	}
-	t.table[s] = uint32(len(t.answers)) + 1
+	t.place(k, len(t.answers))
 	t.count++
 	t.answers = binary.AppendUvarint(t.answers, uint64(k.partition()))
 	t.answers = append(t.answers, k[4:]...)
 	t.answers = binary.AppendUvarint(t.answers, uint64(length))
 }
 
-// find is the answer to a request of the tail.
-func (t *tail) find(k *requestKey) (answer []byte, found bool) {
-	for s := k.slot(); t.table[s] != 0; s = (s + 1) % tableSize {
-		r := tailReader{b: t.answers[t.table[s]-1:]}
+func (t *tail) place(k *requestKey, at int) {
+	mask := uint32(len(t.table) - 1)
+	s := k.hash() & mask
+	for t.table[s] != 0 {
+		s = (s + 1) & mask
+	}
+	t.table[s] = uint32(at) + 1
+}
+
+func (t *tail) grow() {
+	t.table = make([]uint32, 2*len(t.table))
+	for r := (tailReader{b: t.answers}); len(r.b) > 0; {
+		at := len(t.answers) - len(r.b)
+		var k requestKey
+		r.answer(nil, &k)
+		t.place(&k, at)
+	}
+}
+
+// find is what the tail's first bytes say of an ID, if it is one of these
+// subjects.
+func (t *tail) find(k *requestKey, of subject, first int) (answer []byte, found bool) {
+	mask := uint32(len(t.table) - 1)
+	for s := k.hash() & mask; t.table[s] != 0; s = (s + 1) & mask {
+		at := int(t.table[s] - 1)
+		if at >= first {
+			continue
+		}
+		r := tailReader{b: t.answers[at:]}
 		var have requestKey
-		if answer = r.answer(nil, &have); have == *k {
+		if answer = r.answer(nil, &have); have == *k && subjectOf(answer)&of != 0 {
 			return answer, true
 		}
 	}
@@ -374,9 +402,6 @@ func (t *tail) load(rows []tailRow, kept map[countKey]counts, txns *lockTable) e
 				kept[k] = c
 			}
 		}, func(k requestKey, answer []byte) error {
-			if t.count >= tailAnswers+MaxCommands {
-				return fmt.Errorf("more than %d answers: %w", t.count, ErrDamaged)
-			}
 			t.begin(&k, len(answer))
 			t.answers = append(t.answers, answer...)
 			return nil
@@ -420,14 +445,16 @@ func (a *applier) remember(id *wire.RequestID, p placement.PartitionID, r *Resul
 	t := &a.m.tail
 	start := len(t.answers)
 	k := requestKeyOf(p, id)
+	a.m.shown.Lock()
 	t.begin(&k, answerLen(r, keepDoc))
 	t.answers = appendAnswer(t.answers, r, keepDoc)
+	a.m.shown.Unlock()
 	a.answered++
 	a.foldAnswer(t.answers[start:])
 	return nil
 }
 
-// rememberAlone keeps it in a row of its own, where everybody finds it.
+// rememberAlone keeps it in a row of its own.
 func (a *applier) rememberAlone(id *wire.RequestID, p placement.PartitionID, r *Result, keepDoc bool) error {
 	a.key = mvcc.AppendRequestKey(a.key[:0], a.m.group, p, id.Time, &id.Random)
 	a.row = appendAnswer(append(a.row[:0], smallFormat), r, keepDoc)
@@ -435,54 +462,67 @@ func (a *applier) rememberAlone(id *wire.RequestID, p placement.PartitionID, r *
 	return a.set(a.key, a.row)
 }
 
-// answerTo looks for the answer to a request.
-func (a *applier) answerTo(p placement.PartitionID, id *wire.RequestID) (answer []byte, found bool, err error) {
+// answerTo looks for the answer to a request, or for an end.
+func (a *applier) answerTo(p placement.PartitionID, id *wire.RequestID, of subject) (answer []byte, found bool, err error) {
 	k := requestKeyOf(p, id)
-	if answer, found = a.m.tail.find(&k); found {
+	if answer, found = a.m.tail.find(&k, of, len(a.m.tail.answers)); found {
 		return answer, true, nil
 	}
-	if answer, found = a.requests[k]; found {
+	if answer, found = a.requests[k]; found && of&ofRequest != 0 {
 		return answer, true, nil
 	}
 	reader, err := a.read()
 	if err != nil {
 		return nil, false, err
 	}
-	return storedAnswer(reader, a.m.group, p, id)
+	return storedAnswer(reader, a.m.group, p, id, of)
 }
 
 // storedAnswer looks for it in the rows, those of the tail left out.
-func storedAnswer(r *mvcc.Reader, g placement.GroupID, p placement.PartitionID, id *wire.RequestID) (answer []byte, found bool, err error) {
-	row, found, err := r.Get(mvcc.AppendRequestKey(nil, g, p, id.Time, &id.Random))
-	if err != nil {
-		return nil, false, err
-	}
-	if found {
-		answer, err = aloneAnswer(row)
-		return bytes.Clone(answer), err == nil, err
+func storedAnswer(r *mvcc.Reader, g placement.GroupID, p placement.PartitionID, id *wire.RequestID, of subject) (answer []byte, found bool, err error) {
+	if of&ofRequest != 0 {
+		row, found, err := r.Get(mvcc.AppendRequestKey(nil, g, p, id.Time, &id.Random))
+		if err != nil {
+			return nil, false, err
+		}
+		if found {
+			answer, err = aloneAnswer(row)
+			return bytes.Clone(answer), err == nil, err
+		}
 	}
 	if mutant.On(mutant.SealedUnread) {
 		return nil, false, nil
 	}
 	want := requestKeyOf(p, id)
-	start, end := mvcc.AnswersFrom(g, p, id.Time)
-	err = r.EachLazy(start, end, func(key []byte, value func() ([]byte, error)) (more bool, err error) {
-		if _, _, first, _, err := mvcc.DecodeAnswersKey(key); err != nil || first > id.Time {
+	err = sealedAnswers(r, g, p, id.Time, func(k requestKey, x []byte) (more bool) {
+		if k == want && subjectOf(x)&of != 0 {
+			answer, found = bytes.Clone(x), true
+		}
+		return !found
+	})
+	return answer, found, err
+}
+
+// sealedAnswers goes over a partition's sealed rows that can have something of
+// this time, as long as fn wants more of them. What it is called with is part of
+// a row.
+func sealedAnswers(r *mvcc.Reader, g placement.GroupID, p placement.PartitionID, time uint64, fn func(requestKey, []byte) (more bool)) error {
+	start, end := mvcc.AnswersFrom(g, p, time)
+	return r.EachLazy(start, end, func(key []byte, value func() ([]byte, error)) (more bool, err error) {
+		if _, _, first, _, err := mvcc.DecodeAnswersKey(key); err != nil || first > time {
 			return true, err
 		}
 		b, err := value()
 		if err != nil {
 			return false, err
 		}
+		more = true
 		err = eachAnswer(p, b, func(k requestKey, x []byte) error {
-			if k == want {
-				answer, found = bytes.Clone(x), true
-			}
+			more = fn(k, x) && more
 			return nil
 		})
-		return !found, err
+		return more, err
 	})
-	return answer, found, err
 }
 
 // aloneAnswer is the answer in a row of its own.
@@ -498,9 +538,9 @@ func aloneAnswer(row []byte) ([]byte, error) {
 	return row[1:], nil
 }
 
-// Sealed answers of one partition are in one row, in the order of the log:
+// Sealed answers and ends of one partition are in one row, in the order of the log:
 //
-//	| format u8 = 1 | count uvarint | that many: time u64 | random 16 | length uvarint | answer |
+//	| format u8 = 2 | count uvarint | that many: time u64 | random 16 | length uvarint | answer |
 //
 // The key has the largest time, by which the row is forgotten, and the smallest.
 
@@ -592,8 +632,8 @@ func (a *applier) endEntry(seal bool) (sealed bool, err error) {
 	a.row = binary.AppendUvarint(a.row, uint64(recorded))
 	a.row = append(a.row, records...)
 	a.key = mvcc.AppendTailKey(a.key[:0], a.m.group, a.meta.applied)
-	if sealed {
-		t.reset()
+	if a.sealed = sealed; sealed && mutant.On(mutant.TailDroppedEarly) {
+		a.emptyTail()
 	}
 	a.touched, a.tailStart, a.answered = a.touched[:0], len(t.answers), 0
 	a.records, a.recorded = a.records[:0], 0
@@ -638,7 +678,7 @@ func (a *applier) seal() error {
 			var k requestKey
 			answer := r.answer(nil, &k)
 			at := k.time()
-			if hlc.Timestamp(at) < a.meta.requests {
+			if hlc.Timestamp(at) < a.meta.requests || subjectOf(answer) != ofRequest && mutant.On(mutant.SealForgetsEnds) {
 				continue
 			}
 			if n++; n == 1 {
@@ -661,8 +701,8 @@ func (a *applier) seal() error {
 	return nil
 }
 
-// Remembered counts the answers that are kept, by reading them. Nothing may be
-// applied meanwhile.
+// Remembered counts the answers that are kept, ends left out, by reading them.
+// Nothing may be applied meanwhile.
 func (m *Machine) Remembered() (n int, err error) {
 	r, err := m.reader()
 	if err != nil {
@@ -673,8 +713,8 @@ func (m *Machine) Remembered() (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	count := func(k requestKey, _ []byte) error {
-		if hlc.Timestamp(k.time()) >= now.requests {
+	count := func(k requestKey, answer []byte) error {
+		if hlc.Timestamp(k.time()) >= now.requests && subjectOf(answer) == ofRequest {
 			n++
 		}
 		return nil

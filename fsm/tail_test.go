@@ -165,7 +165,15 @@ func FuzzDecodeSealed(f *testing.F) {
 func FuzzDecodeAnswer(f *testing.F) {
 	f.Add(appendAnswer(nil, &Result{Wire: wire.WriteResult{Version: 4, Time: 5, CreatedAt: 6, Created: true, Doc: []byte{0x80}}}, true))
 	f.Add(appendAnswer(nil, &Result{Wire: wire.WriteResult{Error: &wire.Error{Code: wire.CodeUpdateFailed, Version: 4}}, Detail: "why"}, false))
+	f.Add(appendEnd(nil, txn.Aborted))
+	f.Add(appendEnd(nil, txn.Refused))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if of := subjectOf(b); of != ofRequest {
+			if state, err := decodeEnd(b); err == nil && (!bytes.Equal(appendEnd(nil, state), b) || (of == ofHome) != (state == txn.Aborted)) {
+				t.Errorf("%x is %s, of subject %d", b, state, of)
+			}
+			b = b[1:]
+		}
 		var r Result
 		if decodeAnswer(b, &r) != nil {
 			return
@@ -483,7 +491,7 @@ func TestShortTransactionHasNoRow(t *testing.T) {
 	r := newTxnRig(t)
 	kinds := func(role mvcc.Role) (n int) {
 		for p := range placement.PartitionID(3) {
-			start, end := mvcc.TxnSpan(testGroup, p, role, hlc.Max)
+			start, end := mvcc.TxnSpan(testGroup, p, role)
 			rd, err := r.engine.NewReader(testGroup, false)
 			if err != nil {
 				t.Fatal(err)

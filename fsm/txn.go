@@ -395,13 +395,13 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
 	}
 	staged := len(t.Prepare.Participants) > 0
-	no, role := txn.Refused, mvcc.RoleDone
+	no := txn.Refused
 	if staged {
-		no, role = txn.Aborted, mvcc.RoleAborted
+		no = txn.Aborted
 		if answer, found, err := a.decided(k); found || err != nil {
 			return answer, err
 		}
-	} else if state, found, err := a.tombstone(k, role); found && !(mutant.On(mutant.LatePrepare) && state == txn.Done) || err != nil {
+	} else if state, found, err := a.endAt(k); found && !(mutant.On(mutant.LatePrepare) && state == txn.Done) || err != nil {
 		return txn.Answer{State: state, Duplicate: true}, err
 	}
 	if a.expired(t.ID) {
@@ -417,7 +417,8 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	case err != nil:
 		return txn.Answer{}, err
 	case conflict != nil:
-		return txn.Answer{State: no, Conflict: conflict}, a.bury(k, role, no)
+		a.end(k, no)
+		return txn.Answer{State: no, Conflict: conflict}, nil
 	}
 	if ts, err = a.tick(at); err != nil {
 		return txn.Answer{}, err
@@ -454,18 +455,16 @@ func (a *applier) decided(k txnKey) (txn.Answer, bool, error) {
 		return txn.Answer{State: txn.Committed, At: rec.At, Duplicate: true}, true, nil
 	}
 	if a.expired(k.id) {
-		return txn.Answer{}, false, nil // rows that are there still are as good as gone
+		return txn.Answer{}, false, nil // what is there still is as good as gone
 	}
-	if state, found, err := a.tombstone(k, mvcc.RoleAborted); found || err != nil {
-		return txn.Answer{State: state, Duplicate: true}, found, err
-	}
-	var known Result
-	w := Write{Partition: k.partition, Item: wire.WriteItem{RequestID: wire.RequestID(k.id)}}
-	found, err := a.known(&w, &known)
+	id := wire.RequestID(k.id)
+	b, found, err := a.firstAnswer(k.partition, &id, ofRequest|ofHome)
 	if err != nil || !found {
 		return txn.Answer{}, false, err
 	}
-	return txn.Answer{State: txn.Committed, At: hlc.Timestamp(known.Wire.Time), Duplicate: true}, true, nil
+	answer, err := decodeDecision(b)
+	answer.Duplicate = true
+	return answer, err == nil, err
 }
 
 // decideTxn is the commit point of a transaction over several groups.
@@ -486,7 +485,8 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	case a.expired(t.ID) || a.expiredRequest(t):
 		return txn.Answer{State: txn.Expired}, nil
 	case known != nil: // another attempt was first
-		return txn.Answer{State: txn.Aborted, Duplicate: true, Write: known}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+		a.end(k, txn.Aborted)
+		return txn.Answer{State: txn.Aborted, Duplicate: true, Write: known}, nil
 	}
 	at = max(at, t.Decide.MaxP)
 	conflict, err := a.validate(t.Partition, &t.Decide.Part, t.ID)
@@ -498,7 +498,8 @@ func (a *applier) decideTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 	case err != nil:
 		return txn.Answer{}, err
 	case conflict != nil:
-		return txn.Answer{State: txn.Aborted, Conflict: conflict}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+		a.end(k, txn.Aborted)
+		return txn.Answer{State: txn.Aborted, Conflict: conflict}, nil
 	}
 	c, err := a.tick(at)
 	if err != nil {
@@ -536,17 +537,7 @@ func (a *applier) recordCommit(k txnKey, c hlc.Timestamp) error {
 		return nil
 	}
 	id := wire.RequestID(k.id)
-	r := Result{Wire: wire.WriteResult{Time: uint64(c)}}
-	// In a row of its own: readers ask for it (Decision).
-	a.noteID(k.id)
-	return a.rememberAlone(&id, k.partition, &r, false)
-}
-
-// noteID makes an ID one that was seen.
-func (a *applier) noteID(id txn.ID) {
-	request := wire.RequestID(id)
-	a.m.requests.add(&request)
-	a.meta.youngest = max(a.meta.youngest, id.Time)
+	return a.remember(&id, k.partition, &Result{Wire: wire.WriteResult{Time: uint64(c)}}, false)
 }
 
 // resolve makes home's decision true at a participant.
@@ -555,11 +546,12 @@ func (a *applier) resolve(t *Txn) (txn.Answer, error) {
 	done := txn.Answer{State: txn.Done}
 	h := a.m.held.prepared[k]
 	if h == nil {
-		_, found, err := a.tombstone(k, mvcc.RoleDone)
+		_, found, err := a.endAt(k)
 		if found || err != nil || a.expired(t.ID) {
 			return done, err
 		}
-		return done, a.bury(k, mvcc.RoleDone, txn.Done)
+		a.end(k, txn.Done)
+		return done, nil
 	}
 	if t.Resolve.Commit {
 		// Nothing at or below C is written any more once the locks are gone.
@@ -579,7 +571,8 @@ func (a *applier) release(h *held) error {
 	if err := a.deleteRecord(h.txnKey, mvcc.RolePrepared); err != nil || a.expired(h.id) || len(h.rec.Participants) > 0 {
 		return err
 	}
-	return a.bury(h.txnKey, mvcc.RoleDone, txn.Done)
+	a.end(h.txnKey, txn.Done)
+	return nil
 }
 
 // confirm is home's decision to commit what it has staged.
@@ -620,7 +613,8 @@ func (a *applier) reject(t *Txn) (txn.Answer, error) {
 	if a.expired(t.ID) {
 		return txn.Answer{State: txn.Expired}, nil
 	}
-	return txn.Answer{State: txn.Aborted}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+	a.end(k, txn.Aborted)
+	return txn.Answer{State: txn.Aborted}, nil
 }
 
 // poll is a participant's word to somebody who asks how it has voted.
@@ -629,7 +623,7 @@ func (a *applier) poll(t *Txn) (txn.Answer, error) {
 	if h := a.m.held.prepared[k]; h != nil {
 		return txn.Answer{State: txn.Prepared, At: h.rec.At, Duplicate: true}, nil
 	}
-	if state, found, err := a.tombstone(k, mvcc.RoleDone); found || err != nil {
+	if state, found, err := a.endAt(k); found || err != nil {
 		return txn.Answer{State: state, Duplicate: true}, err
 	}
 	switch {
@@ -638,7 +632,8 @@ func (a *applier) poll(t *Txn) (txn.Answer, error) {
 	case t.Poll.Deny && mutant.On(mutant.DenyUnwritten):
 		return txn.Answer{State: txn.Refused}, nil
 	case t.Poll.Deny:
-		return txn.Answer{State: txn.Refused}, a.bury(k, mvcc.RoleDone, txn.Refused)
+		a.end(k, txn.Refused)
+		return txn.Answer{State: txn.Refused}, nil
 	}
 	if !mutant.On(mutant.PollRaisesNothing) {
 		a.raise(t.Poll.Raise)
@@ -674,7 +669,8 @@ func (a *applier) settle(t *Txn) (txn.Answer, error) {
 	case t.Settle.Abort && mutant.On(mutant.AbortUnwritten):
 		return txn.Answer{State: txn.Aborted}, nil
 	case t.Settle.Abort:
-		return txn.Answer{State: txn.Aborted}, a.bury(k, mvcc.RoleAborted, txn.Aborted)
+		a.end(k, txn.Aborted)
+		return txn.Answer{State: txn.Aborted}, nil
 	}
 	if !mutant.On(mutant.AskRaisesNothing) {
 		a.raise(t.Settle.Raise)
@@ -703,7 +699,8 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		return txn.Answer{State: txn.Aborted, Duplicate: true, Write: known}, nil
 	}
 	abort := func(why *txn.Conflict) (txn.Answer, error) {
-		return txn.Answer{State: txn.Aborted, Conflict: why}, a.bury(home, mvcc.RoleAborted, txn.Aborted)
+		a.end(home, txn.Aborted)
+		return txn.Answer{State: txn.Aborted, Conflict: why}, nil
 	}
 	ts := max(at, a.meta.clock+1)
 	all := make([][]txn.Intent, len(t.Commit.Parts))
@@ -712,7 +709,7 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		if p.Partition != t.Partition {
 			// When a partition lived elsewhere, another coordinator may have
 			// come this way with the same transaction, and been refused.
-			_, found, err := a.tombstone(txnKey{p.Partition, t.ID}, mvcc.RoleDone)
+			_, found, err := a.endAt(txnKey{p.Partition, t.ID})
 			if err != nil {
 				return txn.Answer{}, err
 			}
@@ -747,7 +744,7 @@ func (a *applier) commitTxn(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		case h != nil:
 			err = a.release(h)
 		case k != home:
-			err = a.bury(k, mvcc.RoleDone, txn.Done)
+			a.end(k, txn.Done)
 		}
 		if err != nil {
 			return txn.Answer{}, err
@@ -773,59 +770,12 @@ func (a *applier) forget(t *Txn) (txn.Answer, error) {
 	return txn.Answer{State: txn.Committed, At: rec.At}, a.deleteRecord(k, mvcc.RoleCommitted)
 }
 
-// expired says that tombstones of this age are gone, so that nothing can be
-// said for new.
+// expired says that ends of this age are forgotten, so that nothing can be said
+// for new.
 func (a *applier) expired(id txn.ID) bool { return hlc.Timestamp(id.Time) < a.meta.requests }
 
 // change changes the table, and later what readers see of it.
 func (a *applier) change(c lockChange) {
 	a.m.held.apply(&c)
 	a.changes = append(a.changes, c)
-}
-
-// tombstone looks for one.
-func (a *applier) tombstone(k txnKey, role mvcc.Role) (txn.State, bool, error) {
-	request := wire.RequestID(k.id)
-	if a.expired(k.id) || a.m.requests.unseen(&request) {
-		return 0, false, nil
-	}
-	if state, found := a.tombs[txnRow{k, role}]; found {
-		return state, true, nil
-	}
-	reader, err := a.read()
-	if err != nil {
-		return 0, false, err
-	}
-	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
-	b, found, err := reader.Get(a.key)
-	if err != nil || !found {
-		return 0, false, err
-	}
-	var t txn.Tombstone
-	if err := t.Decode(b); err != nil {
-		return 0, false, sameFault(err)
-	}
-	return t.State, true, nil
-}
-
-// bury writes a tombstone.
-func (a *applier) bury(k txnKey, role mvcc.Role, state txn.State) error {
-	a.tombs[txnRow{k, role}] = state
-	a.noteID(k.id)
-	a.key = mvcc.AppendTxnKey(a.key[:0], a.m.group, k.partition, role, k.id.Time, &k.id.Random)
-	return a.set(a.key, txn.Tombstone{State: state}.Append(nil))
-}
-
-// forgetTxns removes the tombstones below the horizon.
-func (a *applier) forgetTxns(horizon hlc.Timestamp) error {
-	for _, p := range a.view.partitions {
-		for _, role := range [...]mvcc.Role{mvcc.RoleDone, mvcc.RoleAborted} {
-			start, end := mvcc.TxnSpan(a.m.group, p, role, horizon)
-			// Not folded: what is gone follows from the horizon, which is.
-			if err := a.writer().DeleteRange(start, end); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -2,11 +2,10 @@ package fsm
 
 import (
 	"bytes"
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"slices"
 
-	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/placement"
 	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
@@ -61,55 +60,47 @@ type TxnTrace struct {
 
 // TxnTraces finds what is left of the transaction whose ID has this time and
 // whose random part begins so, in all partitions of this group: its answer and
-// its tombstones, as long as they are kept.
+// its ends, as long as they are kept.
 func (m *Machine) TxnTraces(time uint64, random []byte) (out []TxnTrace, err error) {
+	// The tail before the rows: what leaves the one is in the others.
+	young, requests := m.toldAll()
+	if hlc.Timestamp(time) < requests {
+		return nil, nil
+	}
 	r, err := m.reader()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	// The keys of one ID prefix lie together: | header | time | random | .
-	span := func(head []byte, fn func(random [16]byte, value []byte) error) error {
-		start := append(binary.BigEndian.AppendUint64(slices.Clone(head), time), random...)
-		end := append(slices.Clone(start), bytes.Repeat([]byte{0xff}, 17-len(random))...)
-		return r.Each(start, end, func(key, value []byte) error {
-			return fn([16]byte(key[len(key)-16:]), value)
-		})
+	note := func(k requestKey, answer []byte) bool {
+		if err != nil || k.time() != time || !bytes.HasPrefix(k[12:], random) {
+			return err == nil
+		}
+		x := TxnTrace{ID: txn.ID{Time: time, Random: [16]byte(k[12:])}, Partition: k.partition()}
+		if subjectOf(answer) == ofRequest {
+			var known Result
+			if err = decodeAnswer(answer, &known); known.Wire.Version != 0 || known.Wire.Error != nil {
+				return err == nil // of a single write
+			}
+			x.State, x.At = txn.Committed, hlc.Timestamp(known.Wire.Time)
+		} else {
+			x.State, err = decodeEnd(answer)
+		}
+		if err == nil && !slices.Contains(out, x) { // it may have been sealed meanwhile
+			out = append(out, x)
+		}
+		return err == nil
+	}
+	for in := (tailReader{b: young}); len(in.b) > 0; {
+		var k requestKey
+		answer := in.answer(nil, &k)
+		note(k, answer)
 	}
 	for _, p := range m.view.Load().partitions {
-		head, _ := mvcc.RequestSpan(m.group, p, 0)
-		err := span(head, func(random [16]byte, value []byte) error {
-			answer, err := aloneAnswer(value)
-			if err != nil {
-				return err
-			}
-			var known Result
-			if err := decodeAnswer(answer, &known); err != nil {
-				return err
-			}
-			if known.Wire.Version != 0 || known.Wire.Error != nil {
-				return nil // of a single write
-			}
-			out = append(out, TxnTrace{ID: txn.ID{Time: time, Random: random}, Partition: p, State: txn.Committed, At: hlc.Timestamp(known.Wire.Time)})
-			return nil
-		})
-		for _, role := range [...]mvcc.Role{mvcc.RoleAborted, mvcc.RoleDone} {
-			if err != nil {
-				break
-			}
-			head, _ := mvcc.TxnSpan(m.group, p, role, hlc.Max)
-			err = span(head, func(random [16]byte, value []byte) error {
-				var t txn.Tombstone
-				if err := t.Decode(value); err != nil {
-					return sameFault(err)
-				}
-				out = append(out, TxnTrace{ID: txn.ID{Time: time, Random: random}, Partition: p, State: t.State})
-				return nil
-			})
-		}
-		if err != nil {
-			return nil, err
-		}
+		err = errors.Join(err, sealedAnswers(r, m.group, p, time, note))
 	}
-	return out, nil
+	slices.SortFunc(out, func(a, b TxnTrace) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), -cmp.Compare(a.At, b.At), bytes.Compare(a.ID.Random[:], b.ID.Random[:]), cmp.Compare(a.State, b.State))
+	})
+	return out, err
 }

@@ -300,54 +300,6 @@ func (a *applier) realise(p placement.PartitionID, intents []txn.Intent, c hlc.T
 	return nil
 }
 
-// Decision is what home's rows say of a transaction: Committed, Aborted,
-// Expired, Staged, or None, which is undecided. That this replica knows all of it is
-// for ReadIndex to say.
-func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id txn.ID) (answer txn.Answer, err error) {
-	if err := m.check(home, epoch); err != nil {
-		return answer, err
-	}
-	m.locks.mu.RLock()
-	rec := m.locks.table.committed[txnKey{home, id}]
-	h := m.locks.table.prepared[txnKey{home, id}]
-	m.locks.mu.RUnlock()
-	switch {
-	case rec != nil:
-		return txn.Answer{State: txn.Committed, At: rec.At}, nil
-	case h != nil && len(h.rec.Participants) > 0:
-		return h.staged(), nil
-	}
-	// Before the rows: what the horizon has removed meanwhile is expired.
-	requests, _ := m.Horizons()
-	r, err := m.reader()
-	if err != nil {
-		return answer, err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	b, found, err := r.Get(mvcc.AppendRequestKey(nil, m.group, home, id.Time, &id.Random))
-	if err != nil {
-		return answer, err
-	}
-	if found {
-		var known Result
-		b, err := aloneAnswer(b)
-		if err == nil {
-			err = decodeAnswer(b, &known)
-		}
-		return txn.Answer{State: txn.Committed, At: hlc.Timestamp(known.Wire.Time)}, err
-	}
-	_, found, err = r.Get(mvcc.AppendTxnKey(nil, m.group, home, mvcc.RoleAborted, id.Time, &id.Random))
-	switch {
-	case err != nil:
-		return answer, err
-	case found:
-		return txn.Answer{State: txn.Aborted}, nil
-	case hlc.Timestamp(id.Time) < requests:
-		return txn.Answer{State: txn.Expired}, nil
-	}
-	return txn.Answer{}, nil
-}
-
 // Verify says whether everything that was read in these partitions is still
 // the newest; nil if it is. What prepared transactions are about to change is
 // for the caller to ask about first (IntentsOn, IntentsIn).

@@ -131,7 +131,7 @@ func (k *requestKey) time() uint64 { return binary.BigEndian.Uint64(k[4:]) }
 
 // known answers a retry with the first attempt's answer.
 func (a *applier) known(w *Write, r *Result) (bool, error) {
-	answer, found, err := a.firstAnswer(w.Partition, &w.Item.RequestID)
+	answer, found, err := a.firstAnswer(w.Partition, &w.Item.RequestID, ofRequest)
 	if err != nil || !found {
 		return false, err
 	}
@@ -145,11 +145,11 @@ func (a *applier) known(w *Write, r *Result) (bool, error) {
 }
 
 // firstAnswer is answerTo, of IDs that were seen before.
-func (a *applier) firstAnswer(p placement.PartitionID, id *wire.RequestID) ([]byte, bool, error) {
+func (a *applier) firstAnswer(p placement.PartitionID, id *wire.RequestID, of subject) ([]byte, bool, error) {
 	if a.m.requests.unseen(id) || mutant.On(mutant.RetryRuns) {
 		return nil, false, nil
 	}
-	return a.answerTo(p, id)
+	return a.answerTo(p, id, of)
 }
 
 // effect makes the write's change, or says why not.

@@ -81,6 +81,9 @@ const (
 	SealedUnread        Name = "sealed-unread"         // answers that were sealed are not looked for
 	TailDeletesUnread   Name = "tail-deletes-unread"   // what the last entries deleted of transactions is there again after the start
 	SealForgetsPrepared Name = "seal-forgets-prepared" // a seal leaves out what is prepared
+	SealForgetsEnds     Name = "seal-forgets-ends"     // a seal leaves out how transactions have ended
+	TailDroppedEarly    Name = "tail-dropped-early"    // the tail is emptied before what it was sealed into is readable
+	TailUntold          Name = "tail-untold"           // readers are not told what the last entries have decided
 	ExpiredRuns         Name = "expired-runs"          // a request ID below the horizon is run
 	HorizonAhead        Name = "horizon-ahead"         // request IDs are forgotten up to a time that nothing was written at
 	VersionUnchecked    Name = "version-unchecked"     // a write's condition on the version is ignored
@@ -134,7 +137,7 @@ func Names() []Name {
 		PromiseForgotten, PromiseUnkept, PromiseTooEarly, PromiseBesideLost, PrepareUnawaited, VoidApplied, ResolvedElsewhere, DurabilityUnawaited, OfferedAgain,
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
-		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, TailDeletesUnread, SealForgetsPrepared, ExpiredRuns,
+		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, TailDeletesUnread, SealForgetsPrepared, SealForgetsEnds, TailDroppedEarly, TailUntold, ExpiredRuns,
 		HorizonAhead, VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,

@@ -149,8 +149,6 @@ type Role uint8
 const (
 	RolePrepared  Role = 1 // of a participant that voted yes
 	RoleCommitted Role = 2 // of home, until all participants have resolved
-	RoleDone      Role = 3 // a participant's tombstone
-	RoleAborted   Role = 4 // home's tombstone
 )
 
 // AppendTxnKey appends the key of a transaction's record.
@@ -160,14 +158,10 @@ func AppendTxnKey(dst []byte, g placement.GroupID, p placement.PartitionID, r Ro
 	return append(dst, random[:]...)
 }
 
-// TxnSpan is a partition's records in a role with a time below the horizon;
-// hlc.Max is all of them.
-func TxnSpan(g placement.GroupID, p placement.PartitionID, r Role, below hlc.Timestamp) (start, end []byte) {
+// TxnSpan is a partition's records in a role.
+func TxnSpan(g placement.GroupID, p placement.PartitionID, r Role) (start, end []byte) {
 	start = append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r))
-	if below == hlc.Max {
-		return start, append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r)+1)
-	}
-	return start, binary.BigEndian.AppendUint64(append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r)), uint64(below))
+	return start, append(AppendNumbered(nil, g, KindTxn, uint32(p)), byte(r)+1)
 }
 
 // DecodeTxnKey takes the key of a transaction's record apart.
@@ -177,7 +171,7 @@ func DecodeTxnKey(key []byte) (p placement.PartitionID, r Role, time uint64, ran
 	}
 	rest := key[headerBytes:]
 	p, r = placement.PartitionID(binary.BigEndian.Uint32(rest)), Role(rest[4])
-	if r < RolePrepared || r > RoleAborted {
+	if r < RolePrepared || r > RoleCommitted {
 		return 0, 0, 0, random, fmt.Errorf("%w: role %d of a transaction: %x", errKey, r, key)
 	}
 	time = binary.BigEndian.Uint64(rest[5:])

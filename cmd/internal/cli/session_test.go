@@ -405,8 +405,8 @@ func TestNodeThatCannotStart(t *testing.T) {
 	write("foreign", "photos.zip", "x")
 	write("newer", "IDENTITY", `{"format":99,"node":"n1","incarnation":"00"}`)
 	write("damaged", "IDENTITY", `{"form`)
-	write("other", "IDENTITY", `{"format":6,"node":"n7","incarnation":"00"}`)
-	write("older", "IDENTITY", `{"format":5,"node":"n1","incarnation":"00"}`)
+	write("other", "IDENTITY", `{"format":7,"node":"n7","incarnation":"00"}`)
+	write("older", "IDENTITY", `{"format":6,"node":"n1","incarnation":"00"}`)
 	write("file", "f", "")
 
 	for _, tc := range []struct {
@@ -417,7 +417,7 @@ func TestNodeThatCannotStart(t *testing.T) {
 		{"a second process", "n1", port + 3, "in use by another idb process"},
 		{"a foreign directory", "foreign", port + 3, "not an idb directory"},
 		{"a newer format", "newer", port + 3, "format 99"},
-		{"an older format", "older", port + 3, "has format 5"},
+		{"an older format", "older", port + 3, "has format 6"},
 		{"a damaged identity", "damaged", port + 3, "damaged"},
 		{"another node's directory", "other", port + 3, `belongs to node "n7"`},
 		{"a path through a file", "file/f/n1", port + 3, "cannot be made"},

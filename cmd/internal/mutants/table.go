@@ -35,6 +35,8 @@ var (
 
 	staged       = catcher{ring: "unit", pkg: "fsm", run: "^TestStagedAborted$", seconds: 10}
 	coordinator  = catcher{ring: "unit", pkg: "txn", run: "^TestCommit$", seconds: 10}
+	endsSurvive  = catcher{ring: "unit", pkg: "fsm", run: "^TestEndsSurvive$", seconds: 30}
+	tailShown    = catcher{ring: "unit", pkg: "fsm", run: "^TestTailShownUntilSealed$", seconds: 10}
 	survive      = catcher{ring: "unit", pkg: "fsm", run: "^TestTransactionsSurvive$", seconds: 30}
 	oneBatch     = catcher{ring: "unit", pkg: "fsm", run: "^TestEffectAndIndexAreOne$", seconds: 30}
 	hostCrash    = catcher{ring: "crash", pkg: "shardgroup", run: "^TestHostCrash$", args: []string{"-test.short"}, seconds: 60}
@@ -86,6 +88,9 @@ var table = []row{
 	{mutant.SealedUnread, "answers that were sealed are not looked for", ruleShard, `the model says|took effect|\(again\)`, 5000},
 	{mutant.TailDeletesUnread, "a record that a tail deleted is there again after the start", survive, `memory is|answered`, 3},
 	{mutant.SealForgetsPrepared, "a seal leaves out what is prepared", survive, `records in rows and|memory is|answered`, 3},
+	{mutant.SealForgetsEnds, "a seal leaves out how transactions have ended", endsSurvive, `is undecided at|the traces of|asked in the log`, 3},
+	{mutant.TailDroppedEarly, "the tail is emptied before what it was sealed into is readable", tailShown, `when it has ended, transaction 1 is undecided`, 3},
+	{mutant.TailUntold, "readers are not told what the last entries have decided", endsSurvive, `the decision of .* is undecided`, 3},
 	{mutant.ExpiredRuns, "a request ID below the horizon runs", ruleShard, `the model says refused with code 601`, 5000},
 	{mutant.HorizonAhead, "request IDs are forgotten up to a time that no clock has reached", ruleShard, `ahead of the clock`, 5000},
 	{mutant.VersionUnchecked, "the condition on the version is ignored", ruleShard, `the model says refused with code 300`, 1000},

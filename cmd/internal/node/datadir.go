@@ -24,7 +24,8 @@ import (
 //	4  answers and counts are sealed in rows for many (fsm/tail.go)
 //	5  home may stage a transaction (txn/DESIGN.md)
 //	6  records of transactions begin in an entry's tail (fsm/tail.go)
-const formatVersion = 6
+//	7  how transactions have ended is kept as answers are (fsm/ends.go)
+const formatVersion = 7
 
 // Files and folders of a data directory:
 //
