@@ -31,18 +31,36 @@ func echo(b *testing.B) *client.DB {
 		Collections: []wire.CollectionInfo{{ID: 1, Name: "docs"}},
 	}
 	write := wire.WriteReply{Results: []wire.WriteResult{{Version: 2, Time: 1 << 40, CreatedAt: 1 << 39}}}
-	get := wire.GetReply{Results: []wire.GetResult{{Doc: wire.Document{ID: "key-1", Version: 2, Body: body}}}}
+	one := wire.GetReply{Results: []wire.GetResult{{Doc: wire.Document{ID: "key-1", Version: 2, Body: body}}}}
+	small, err := doc.Marshal(client.D{"balance": 7})
+	if err != nil {
+		b.Fatal(err)
+	}
+	two := wire.GetReply{Results: []wire.GetResult{
+		{Doc: wire.Document{ID: "key-1", Version: 2, UpdatedAt: 1 << 39, Body: small}},
+		{Doc: wire.Document{ID: "key-2", Version: 2, UpdatedAt: 1 << 39, Body: small}},
+	}}
+	commit := wire.CommitReply{Time: 1 << 40}
 	answers := map[wire.Kind][]byte{
 		wire.KindTopology: topology.AppendTo(nil),
 		wire.KindWrite:    write.AppendTo(nil),
-		wire.KindGet:      get.AppendTo(nil),
+		wire.KindGet:      one.AppendTo(nil),
+		wire.KindCommit:   commit.AppendTo(nil),
 	}
+	both := two.AppendTo(nil)
 	srv := wire.NewServer(wire.ServerOptions{
 		Handler: wire.HandlerFunc(func(ctx context.Context, r *wire.Request, w *wire.Responder) {
 			if r.Kind == wire.KindTopology {
 				var ask wire.TopologyRequest
 				if wire.Decode(r.Body, &ask) == nil && ask.WaitMillis > 0 {
 					<-ctx.Done()
+				}
+			}
+			if len(r.Body) > 0 && r.Kind == wire.KindGet {
+				var ask wire.GetRequest
+				if wire.Decode(r.Body, &ask) == nil && len(ask.IDs) == 2 {
+					_ = w.Reply(both)
+					return
 				}
 			}
 			_ = w.Reply(answers[r.Kind])
@@ -77,7 +95,23 @@ func BenchmarkOperations(b *testing.B) {
 		Text string `idb:"text"`
 	}
 	value := small{"Ada", strings.Repeat("x", 1000)}
-	one := []string{"key-1"}
+	one, two := []string{"key-1"}, []string{"key-1", "key-2"}
+	balance, err := doc.Marshal(client.D{"balance": 7})
+	if err != nil {
+		b.Fatal(err)
+	}
+	transfer := func() error {
+		return db.Transact(ctx, func(tx *client.Tx) error {
+			c := tx.Collection("docs")
+			if _, err := c.GetMany(ctx, two); err != nil {
+				return err
+			}
+			if err := c.Put("key-1", client.Raw(balance)); err != nil {
+				return err
+			}
+			return c.Put("key-2", client.Raw(balance))
+		})
+	}
 	ops := []struct {
 		name string
 		do   func() error
@@ -88,6 +122,7 @@ func BenchmarkOperations(b *testing.B) {
 		{"get-many", func() error { _, err := docs.GetMany(ctx, one); return err }},
 		{"get-struct", func() error { var v small; return docs.GetInto(ctx, "key-1", &v) }},
 		{"update", func() error { _, err := docs.Update(ctx, "key-1", client.Inc("n", 1)); return err }},
+		{"transfer", transfer},
 	}
 	for _, op := range ops {
 		b.Run(op.name, func(b *testing.B) {
@@ -100,7 +135,7 @@ func BenchmarkOperations(b *testing.B) {
 		})
 	}
 	for _, goroutines := range []int{64, 1024} {
-		for _, op := range ops[:3:3] {
+		for _, op := range append(ops[:3:3], ops[len(ops)-1]) {
 			b.Run(fmt.Sprintf("%s-%d", op.name, goroutines), func(b *testing.B) {
 				b.ReportAllocs()
 				b.SetParallelism(goroutines / 2)

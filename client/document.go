@@ -18,7 +18,12 @@ type Document struct {
 }
 
 func documentOf(d *wire.Document) *Document {
-	return &Document{
+	read := documentAs(d)
+	return &read
+}
+
+func documentAs(d *wire.Document) Document {
+	return Document{
 		ID: d.ID, Version: d.Version, Deleted: d.Deleted, body: d.Body,
 		CreatedAt: Timestamp(d.CreatedAt), UpdatedAt: Timestamp(d.UpdatedAt),
 	}

@@ -21,7 +21,7 @@ import (
 
 // holdLocked adds a document that was read when it was locked.
 func (tx *Tx) holdLocked(ctx context.Context, k *txColl, id string, asOf Timestamp) error {
-	d := k.reads[id]
+	d, _ := k.reads.get(id)
 	if tx.at != 0 && d != nil && asOf >= tx.at {
 		return nil // it was that at the transaction's timestamp: it is not younger
 	}
@@ -38,15 +38,15 @@ func (tx *Tx) holdLocked(ctx context.Context, k *txColl, id string, asOf Timesta
 // agreeLocked has everything that is held be of one instant.
 func (tx *Tx) agreeLocked(ctx context.Context) error {
 	var instant Timestamp
-	for _, k := range tx.order {
+	for k := range tx.colls.values() {
 		for id, asOf := range k.held {
-			if d := k.reads[id]; d != nil {
+			if d, _ := k.reads.get(id); d != nil {
 				asOf = d.UpdatedAt
 			}
 			instant = max(instant, asOf)
 		}
 	}
-	for _, k := range tx.order {
+	for k := range tx.colls.values() {
 		var early []string
 		for id, asOf := range k.held {
 			if asOf < instant {
@@ -57,7 +57,7 @@ func (tx *Tx) agreeLocked(ctx context.Context) error {
 			continue
 		}
 		slices.Sort(early)
-		docs, err := tx.db.Collection(k.name).GetMany(ctx, early, AtTimestamp(instant))
+		docs, err := k.GetMany(ctx, early, AtTimestamp(instant))
 		if err != nil {
 			return tx.aheadLocked("get for update", k.name, err)
 		}
@@ -73,7 +73,7 @@ func (tx *Tx) agreeLocked(ctx context.Context) error {
 
 // settleLocked has everything that is held be of the transaction's timestamp.
 func (tx *Tx) settleLocked(ctx context.Context) error {
-	for _, k := range tx.order {
+	for k := range tx.colls.values() {
 		if len(k.held) > 0 {
 			if _, err := tx.readAtLocked(ctx, k, nil); err != nil {
 				return err
@@ -86,14 +86,18 @@ func (tx *Tx) settleLocked(ctx context.Context) error {
 // readAtLocked reads documents at the transaction's timestamp, and with them
 // once more what is held of the collection.
 func (tx *Tx) readAtLocked(ctx context.Context, k *txColl, ids []string) ([]*Document, error) {
-	held := slices.Sorted(maps.Keys(k.held))
-	all := append(slices.Clip(ids), held...)
-	docs, err := tx.db.Collection(k.name).GetMany(ctx, all, AtTimestamp(tx.timeLocked()))
+	all := ids
+	var held []string
+	if len(k.held) > 0 {
+		held = slices.Sorted(maps.Keys(k.held))
+		all = append(slices.Clip(ids), held...)
+	}
+	docs, err := k.GetMany(ctx, all, AtTimestamp(tx.timeLocked()))
 	for err != nil {
 		if !tx.laterLocked(err) {
 			return nil, tx.aheadLocked("get", k.name, err)
 		}
-		docs, err = tx.db.Collection(k.name).GetMany(ctx, all, AtTimestamp(tx.at))
+		docs, err = k.GetMany(ctx, all, AtTimestamp(tx.at))
 	}
 	tx.began = true
 	for i, id := range held {
@@ -107,7 +111,7 @@ func (tx *Tx) readAtLocked(ctx context.Context, k *txColl, ids []string) ([]*Doc
 
 // unchanged compares a document with what was read when it was locked.
 func (k *txColl) unchanged(id string, now *Document) error {
-	was := k.reads[id]
+	was, _ := k.reads.get(id)
 	if mutant.On(mutant.LockTrusted) || was == nil && now == nil || was != nil && now != nil && was.UpdatedAt == now.UpdatedAt {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 
 	"github.com/impossibledb/idb/client/route"
@@ -116,49 +117,94 @@ func (c *Collection) GetMany(ctx context.Context, ids []string, opts ...ReadOpti
 	if cancel != nil {
 		defer cancel()
 	}
-	docs := make([]*Document, len(ids))
-	var mu sync.Mutex
-	var apart []int // what is to be asked for group by group
-	ask := func(parts [][]int, mixed bool) error {
-		return each(len(parts), func(k int) error {
-			x := &getMany{c: c, docs: docs, left: parts[k], ids: ids, mixed: mixed}
-			x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
-			err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
-			for err == nil && len(x.left) > 0 { // those that had no room in the answer
-				err = c.db.c.Do(ctx, wire.KindGet, route.Read, x)
-			}
-			mu.Lock()
-			addCost(r.cost, &x.cost)
-			apart = append(apart, x.apart...)
-			mu.Unlock()
-			if err != nil {
-				return ofFailure(err, "get", c.name, fmt.Sprintf("(%d documents)", len(parts[k])))
-			}
-			return nil
-		})
-	}
-	byGroup := func(of []int) [][]int {
-		parts := c.split(len(of), func(i int) string { return ids[of[i]] }, func([]int, int) bool { return true }, getChunk)
-		for _, part := range parts {
-			for k, i := range part {
-				part[k] = of[i]
-			}
-		}
-		return parts
-	}
+	m := manyGets{c: c, ids: ids, docs: make([]*Document, len(ids)), reading: r}
 	all := make([]int, len(ids))
 	for i := range all {
 		all[i] = i
 	}
-	if err := ask(c.together(byGroup(all), ids), true); err != nil {
+	var err error
+	if c.atOneNode(ids) {
+		err = m.ask(ctx, all, true)
+	} else {
+		err = m.askAll(ctx, c.together(m.byGroup(all), ids), true)
+	}
+	if apart := m.apart; err == nil && len(apart) > 0 {
+		m.apart = nil
+		err = m.askAll(ctx, m.byGroup(apart), false)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if len(apart) > 0 {
-		if err := ask(byGroup(apart), false); err != nil {
-			return nil, err
+	return m.docs, nil
+}
+
+// manyGets is a GetMany under way.
+type manyGets struct {
+	c       *Collection
+	ids     []string
+	docs    []*Document
+	reading reading
+
+	mu    sync.Mutex
+	apart []int // what is to be asked for group by group; guarded by mu
+}
+
+// askAll asks for parts of the documents side by side.
+func (m *manyGets) askAll(ctx context.Context, parts [][]int, mixed bool) error {
+	return each(len(parts), func(k int) error { return m.ask(ctx, parts[k], mixed) })
+}
+
+// ask asks for some of the documents.
+func (m *manyGets) ask(ctx context.Context, part []int, mixed bool) error {
+	c, r := m.c, &m.reading
+	x := &getMany{c: c, docs: m.docs, left: part, ids: m.ids, mixed: mixed}
+	x.req = wire.GetRequest{Collection: c.name, AtVersion: r.atVersion, AtTime: r.atTime, NoBody: r.noBody}
+	asked := len(part)
+	err := c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+	for err == nil && len(x.left) > 0 { // those that had no room in the answer
+		err = c.db.c.Do(ctx, wire.KindGet, route.Read, x)
+	}
+	m.mu.Lock()
+	addCost(r.cost, &x.cost)
+	m.apart = append(m.apart, x.apart...)
+	m.mu.Unlock()
+	if err != nil {
+		return ofFailure(err, "get", c.name, fmt.Sprintf("(%d documents)", asked))
+	}
+	return nil
+}
+
+// byGroup cuts some of the documents by their groups.
+func (m *manyGets) byGroup(of []int) [][]int {
+	parts := m.c.split(len(of), func(i int) string { return m.ids[of[i]] }, func([]int, int) bool { return true }, getChunk)
+	for _, part := range parts {
+		for k, i := range part {
+			part[k] = of[i]
 		}
 	}
-	return docs, nil
+	return parts
+}
+
+// atOneNode says that one node is believed to lead all the groups of documents
+// that fit in one request.
+func (c *Collection) atOneNode(ids []string) bool {
+	v := c.db.c.View()
+	if v == nil || len(ids) == 0 || len(ids) > getChunk {
+		return false
+	}
+	node := ""
+	for _, id := range ids {
+		p, ok := v.Partition(c.name, id)
+		leader := ""
+		if ok {
+			leader = v.Leader(p)
+		}
+		if leader == "" || node != "" && leader != node {
+			return false
+		}
+		node = leader
+	}
+	return true
 }
 
 // together joins parts of groups that the same node leads, as far as they fit
@@ -245,7 +291,7 @@ func (x *getMany) placeMixed(v *route.View) (uint32, bool) {
 
 func (x *getMany) Append(dst []byte, epoch uint64, direct bool) []byte {
 	x.req.Epoch, x.req.Direct = epoch, direct
-	x.req.IDs = x.req.IDs[:0]
+	x.req.IDs = slices.Grow(x.req.IDs[:0], len(x.left))
 	for _, i := range x.left {
 		x.req.IDs = append(x.req.IDs, x.ids[i])
 	}
@@ -266,10 +312,12 @@ func (x *getMany) Read(body []byte, lost bool) error {
 	var wait, room *wire.Error
 	left := x.left[:0]
 	asked := len(x.left)
+	read := make([]Document, asked)
 	for k, i := range x.left {
 		r := &x.reply.Results[k]
 		if r.Error == nil {
-			x.docs[i] = documentOf(&r.Doc)
+			read[k] = documentAs(&r.Doc)
+			x.docs[i] = &read[k]
 			continue
 		}
 		others := x.mixed && k >= x.first

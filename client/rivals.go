@@ -86,6 +86,9 @@ func (c *TxCollection) lockRivalsLocked(ctx context.Context, want []string) ([]s
 		return want, nil
 	}
 	hot := tx.db.rivals.known(c.name, want, time.Now())
+	if len(hot) == 0 {
+		return want, nil
+	}
 	slices.Sort(hot)
 	for _, id := range hot {
 		if err := c.lockLocked(ctx, id, rivalLock); errors.Is(err, ErrTxConflict) {
@@ -94,7 +97,7 @@ func (c *TxCollection) lockRivalsLocked(ctx context.Context, want []string) ([]s
 		// Without the lock it is read as any other.
 	}
 	k := tx.collLocked(c.name)
-	return slices.DeleteFunc(want, func(id string) bool { _, read := k.reads[id]; return read }), nil
+	return slices.DeleteFunc(want, k.reads.has), nil
 }
 
 // lockAll locks and reads what an attempt before had a conflict about. All who
@@ -122,14 +125,14 @@ func (tx *Tx) lockAll(ctx context.Context, of []rival) error {
 func (tx *Tx) contested() (out []rival) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	for _, c := range tx.order {
-		for _, id := range c.ids {
-			if c.writes[id] != nil || slices.Contains(c.locked, id) {
+	for c := range tx.colls.values() {
+		for _, read := range c.reads.all {
+			if id := read.key; c.writes.has(id) || slices.Contains(c.locked, id) {
 				out = append(out, rival{c.name, id})
 			}
 		}
 		for _, id := range c.locked { // in vain
-			if _, read := c.reads[id]; !read {
+			if !c.reads.has(id) {
 				out = append(out, rival{c.name, id})
 			}
 		}

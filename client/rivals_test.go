@@ -55,11 +55,10 @@ func TestRivals(t *testing.T) {
 // TestTxCareful: what a transaction has locked is home's, and what it lost a
 // conflict about is what it has read and written, or could not lock.
 func TestTxCareful(t *testing.T) {
-	tx := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(time.Hour), careful: true}
+	tx := &Tx{deadline: time.Now().Add(time.Hour), careful: true}
 	k := tx.collLocked("c")
 	for _, id := range []string{"read", "both", "hot"} {
-		k.reads[id] = nil
-		k.ids = append(k.ids, id)
+		k.reads.add(id, nil)
 	}
 	for _, id := range []string{"both", "blind", "hot"} {
 		if err := tx.Collection("c").Put(id, map[string]any{}); err != nil {

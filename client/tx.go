@@ -66,13 +66,12 @@ type Tx struct {
 
 	mu    sync.Mutex
 	done  bool
-	sent  bool      // a commit may have arrived: nothing can be added, and what became of it is asked
-	atCut bool      // at is a cut's: nothing that is read there can have changed
-	at    Timestamp // what is read at; 0: nothing was yet
-	began bool      // something was read at it
-	colls map[string]*txColl
-	order []*txColl // by first use; the first written one has the home
-	home  *txColl
+	sent  bool           // a commit may have arrived: nothing can be added, and what became of it is asked
+	atCut bool           // at is a cut's: nothing that is read there can have changed
+	at    Timestamp      // what is read at; 0: nothing was yet
+	began bool           // something was read at it
+	colls keyed[*txColl] // by first use
+	home  *txColl        // the first that was written
 	items int
 	bytes int
 	// result is of the commit, once it was answered.
@@ -81,12 +80,10 @@ type Tx struct {
 
 // txColl is what a transaction did in one collection.
 type txColl struct {
-	name   string
-	reads  map[string]*Document // nil: there was none
-	ids    []string             // the keys of reads, in order
+	Collection
+	reads  keyed[*Document] // nil: there was none
 	ranges []wire.TxnRange
-	writes map[string]*pendingDoc
-	wrote  []*pendingDoc // in order
+	writes keyed[*pendingDoc]
 	locked []string
 	// held are documents that were read when they were locked, before the
 	// transaction had a timestamp, and until when they are known not to have
@@ -99,6 +96,7 @@ type txColl struct {
 type pendingDoc struct {
 	id    string
 	items []wire.WriteItem
+	first [1]wire.WriteItem // the memory of items: most often there is one
 	// value is what items make of the document, if it was asked for.
 	known bool
 	value *Document // nil: it does not exist then
@@ -108,7 +106,7 @@ type pendingDoc struct {
 func (db *DB) Begin(opts ...TxOption) *Tx { return db.begin(0, 1, opts) }
 
 func (db *DB) begin(born Timestamp, attempt uint32, opts []TxOption) *Tx {
-	tx := &Tx{db: db, attempt: attempt, colls: map[string]*txColl{}}
+	tx := &Tx{db: db, attempt: attempt}
 	for _, o := range opts {
 		o(&tx.cfg)
 	}
@@ -190,11 +188,10 @@ func (tx *Tx) Collection(name string) *TxCollection { return &TxCollection{tx: t
 
 // collLocked finds or makes the record of a collection.
 func (tx *Tx) collLocked(name string) *txColl {
-	c := tx.colls[name]
-	if c == nil {
-		c = &txColl{name: name, reads: map[string]*Document{}, writes: map[string]*pendingDoc{}}
-		tx.colls[name] = c
-		tx.order = append(tx.order, c)
+	c, ok := tx.colls.get(name)
+	if !ok {
+		c = &txColl{Collection: Collection{db: tx.db, name: name}}
+		tx.colls.add(name, c)
 	}
 	return c
 }
@@ -319,14 +316,14 @@ func (tx *Tx) readUniqueLocked(ctx context.Context, req *wire.CommitRequest) err
 		return nil
 	}
 	missing := false
-	for _, k := range tx.order {
+	for k := range tx.colls.values() {
 		// The target knows: what the client has of the catalog may be older.
-		if len(k.wrote) == 0 || !k.target.unique {
+		if k.writes.len() == 0 || !k.target.unique {
 			continue
 		}
 		var ids []string
-		for _, p := range k.wrote {
-			if _, read := k.reads[p.id]; !read {
+		for p := range k.writes.values() {
+			if !k.reads.has(p.id) {
 				ids = append(ids, p.id)
 			}
 		}
@@ -361,8 +358,7 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 		if e := tx.growLocked("get", k.name, id, len(id)+16); e != nil {
 			return e
 		}
-		k.reads[id] = docs[i]
-		k.ids = append(k.ids, id)
+		k.reads.add(id, docs[i])
 	}
 	return nil
 }
@@ -372,10 +368,11 @@ func (tx *Tx) readLocked(ctx context.Context, k *txColl, ids []string) error {
 func (tx *Tx) requestLocked() wire.CommitRequest {
 	req := wire.CommitRequest{ID: tx.id, Born: uint64(tx.born), Attempt: tx.attempt, TimeoutMillis: uint32(min(max(time.Until(tx.deadline), time.Second), 10*time.Second).Milliseconds()), Locked: tx.locksLocked() > 0}
 	add := func(c *txColl) {
-		w := wire.TxnCollection{Name: c.name, Ranges: c.ranges}
-		for _, id := range c.ids {
+		w := wire.TxnCollection{Name: c.name, Ranges: c.ranges, Reads: make([]wire.TxnRead, 0, c.reads.len())}
+		for i := range c.reads.all {
+			id := c.reads.all[i].key
 			r := wire.TxnRead{ID: id}
-			switch d := c.reads[id]; {
+			switch d := c.reads.all[i].value; {
 			case d != nil:
 				r.At = uint64(d.UpdatedAt)
 			case tx.home == nil:
@@ -388,12 +385,17 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 		}
 		// A document that others wait for is home's if it can be: what is home's
 		// is held only until the decision, and needs no message more.
-		first := slices.IndexFunc(c.wrote, func(p *pendingDoc) bool { return tx.careful && slices.Contains(c.locked, p.id) })
-		if first >= 0 {
-			w.Writes = append(w.Writes, c.wrote[first].items...)
+		w.Writes = make([]wire.WriteItem, 0, c.writes.len())
+		var first *pendingDoc
+		for p := range c.writes.values() {
+			if tx.careful && slices.Contains(c.locked, p.id) {
+				first = p
+				w.Writes = append(w.Writes, p.items...)
+				break
+			}
 		}
-		for i, p := range c.wrote {
-			if i != first {
+		for p := range c.writes.values() {
+			if p != first {
 				w.Writes = append(w.Writes, p.items...)
 			}
 		}
@@ -404,7 +406,7 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 	if tx.home != nil {
 		add(tx.home)
 	}
-	for _, c := range tx.order {
+	for c := range tx.colls.values() {
 		if c != tx.home {
 			add(c)
 		}
@@ -417,7 +419,7 @@ func (tx *Tx) requestLocked() wire.CommitRequest {
 func (tx *Tx) bindLocked(ctx context.Context, req *wire.CommitRequest) error {
 	for i := range req.Collections {
 		w := &req.Collections[i]
-		c := tx.colls[w.Name]
+		c := tx.collLocked(w.Name)
 		if c.target == nil {
 			makes := slices.ContainsFunc(w.Writes, func(item wire.WriteItem) bool { return creating(item.Op) })
 			c.target = &target{db: tx.db, name: w.Name, creates: makes, first: tx.id}
@@ -437,7 +439,7 @@ func (tx *Tx) goneLocked(ctx context.Context, err error) error {
 	if !isGone(err) || !errors.As(err, &f) {
 		return err
 	}
-	for _, c := range tx.order {
+	for c := range tx.colls.values() {
 		if c.target == nil {
 			continue
 		}
@@ -465,7 +467,7 @@ func (tx *Tx) Rollback(ctx context.Context) {
 
 // locksLocked is how many documents are locked up front.
 func (tx *Tx) locksLocked() (n int) {
-	for _, c := range tx.order {
+	for c := range tx.colls.values() {
 		n += len(c.locked)
 	}
 	return n
@@ -475,7 +477,7 @@ func (tx *Tx) locksLocked() (n int) {
 // expire.
 func (tx *Tx) unlockLocked(ctx context.Context) {
 	req := wire.UnlockRequest{ID: tx.id}
-	for _, c := range tx.order {
+	for c := range tx.colls.values() {
 		if len(c.locked) == 0 {
 			continue
 		}

@@ -12,7 +12,7 @@ import (
 // TestTxBounds: a transaction says what is too much, and when its time is up,
 // and asks nobody for it.
 func TestTxBounds(t *testing.T) {
-	tx := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(time.Hour)}
+	tx := &Tx{deadline: time.Now().Add(time.Hour)}
 	c := tx.Collection("c")
 	big := map[string]any{"text": string(make([]byte, 1<<20))}
 	var err error
@@ -34,14 +34,14 @@ func TestTxBounds(t *testing.T) {
 	if err := c.Put("b", map[string]any{}); err != nil {
 		t.Errorf("a small write after one that was too large: %v", err)
 	}
-	many := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(time.Hour)}
+	many := &Tx{deadline: time.Now().Add(time.Hour)}
 	for n, err = 0, nil; err == nil && n <= MaxTxItems; n++ {
 		err = many.Collection("c").Delete("a")
 	}
 	if items, most, _, _ := many.Size(); !errors.Is(err, ErrTooLarge) || items != MaxTxItems || most != MaxTxItems {
 		t.Errorf("%d of %d items: %v", items, most, err)
 	}
-	late := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(-time.Second)}
+	late := &Tx{deadline: time.Now().Add(-time.Second)}
 	if err := late.Collection("c").Put("a", map[string]any{}); !errors.Is(err, ErrTxAborted) {
 		t.Errorf("past its time: %v", err)
 	}
@@ -50,7 +50,7 @@ func TestTxBounds(t *testing.T) {
 	}
 	// Once a commit may have arrived its time says nothing any more, and
 	// nothing can be added to it.
-	late = &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(-time.Second), sent: true}
+	late = &Tx{deadline: time.Now().Add(-time.Second), sent: true}
 	if e := late.usableLocked("commit", "", ""); e != nil {
 		t.Errorf("a commit whose outcome is unknown cannot be asked for: %v", e)
 	}
@@ -62,9 +62,8 @@ func TestTxBounds(t *testing.T) {
 // TestTxHome: the first document written comes first in the request, whatever
 // was read or written elsewhere, for the home is fixed by it.
 func TestTxHome(t *testing.T) {
-	tx := &Tx{colls: map[string]*txColl{}, deadline: time.Now().Add(time.Hour)}
-	tx.collLocked("read").reads["r"] = nil
-	tx.colls["read"].ids = []string{"r"}
+	tx := &Tx{deadline: time.Now().Add(time.Hour)}
+	tx.collLocked("read").reads.add("r", nil)
 	for _, w := range [][2]string{{"second", "x"}, {"third", "y"}, {"second", "a"}, {"second", "x"}} {
 		if err := tx.Collection(w[0]).Put(w[1], map[string]any{}); err != nil {
 			t.Fatal(err)

@@ -155,10 +155,9 @@ func (tx *Tx) aheadLocked(op, collection string, err error) error {
 func (c *TxCollection) fetchLocked(ctx context.Context, ids []string) error {
 	tx := c.tx
 	k := tx.collLocked(c.name)
-	var want []string
+	want := make([]string, 0, len(ids))
 	for _, id := range ids {
-		_, read := k.reads[id]
-		if p := k.writes[id]; !read && (p == nil || !p.replaces()) && !slices.Contains(want, id) {
+		if p, wrote := k.writes.get(id); !k.reads.has(id) && (!wrote || !p.replaces()) && !slices.Contains(want, id) {
 			want = append(want, id)
 		}
 	}
@@ -183,8 +182,9 @@ func (p *pendingDoc) replaces() bool {
 // seenLocked is a document with the transaction's own writes; nil: none.
 func (c *TxCollection) seenLocked(ctx context.Context, id string) (*Document, error) {
 	k := c.tx.collLocked(c.name)
-	base, p := k.reads[id], k.writes[id]
-	if p == nil {
+	base, _ := k.reads.get(id)
+	p, wrote := k.writes.get(id)
+	if !wrote {
 		return base, nil
 	}
 	return c.valueLocked(ctx, p, base)
@@ -275,7 +275,7 @@ func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Durat
 	if r := &x.reply.Result; r.Error == nil {
 		d = documentOf(&r.Doc)
 	}
-	was, read := k.reads[id]
+	was, read := k.reads.get(id)
 	switch {
 	case read && (was == nil) != (d == nil), read && d != nil && was.UpdatedAt != d.UpdatedAt,
 		!read && d != nil && tx.at != 0 && d.UpdatedAt > tx.at:
@@ -284,13 +284,11 @@ func (c *TxCollection) lockLocked(ctx context.Context, id string, ttl time.Durat
 		if e := tx.growLocked("get for update", c.name, id, len(id)+16); e != nil {
 			return e
 		}
-		k.reads[id] = d
-		k.ids = append(k.ids, id)
+		k.reads.add(id, d)
 		if err := tx.holdLocked(ctx, k, id, Timestamp(x.reply.AsOf)); err != nil {
 			// It is locked, and not read.
-			delete(k.reads, id)
+			k.reads.drop()
 			delete(k.held, id)
-			k.ids = k.ids[:len(k.ids)-1]
 			return err
 		}
 	}
@@ -395,11 +393,11 @@ func (c *TxCollection) write(op string, item wire.WriteItem, opts []WriteOption)
 		return e
 	}
 	k := tx.collLocked(c.name)
-	p := k.writes[item.ID]
-	if p == nil {
+	p, wrote := k.writes.get(item.ID)
+	if !wrote {
 		p = &pendingDoc{id: item.ID}
-		k.writes[item.ID] = p
-		k.wrote = append(k.wrote, p)
+		p.items = p.first[:0]
+		k.writes.add(item.ID, p)
 	}
 	if tx.home == nil {
 		tx.home = k
@@ -440,8 +438,8 @@ func (c *TxCollection) Scan(ctx context.Context, opts ...ReadOption) iter.Seq2[*
 			return
 		}
 		k := tx.collLocked(c.name)
-		own := make([]*pendingDoc, 0, len(k.wrote))
-		for _, p := range k.wrote {
+		own := make([]*pendingDoc, 0, k.writes.len())
+		for p := range k.writes.values() {
 			if strings.HasPrefix(p.id, r.prefix) {
 				own = append(own, p)
 			}
