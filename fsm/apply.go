@@ -424,8 +424,14 @@ func (a *applier) commit() error {
 		return nil
 	}
 	b := a.writer()
+	kept := a.m.newest.Begin()
 	if err := b.Commit(a.freed); err != nil {
 		return err
+	}
+	if kept {
+		for doc, p := range a.docs {
+			a.m.newest.Put(stringBytes(doc), &p.newest)
+		}
 	}
 	a.m.mu.Lock()
 	a.m.meta = a.meta

@@ -21,9 +21,12 @@ import (
 const benchPartitions = 34
 
 // benchEngine is an engine on a real directory, with the defaults of a node.
-func benchEngine(b *testing.B) *mvcc.Engine {
+func benchEngine(b *testing.B) *mvcc.Engine { return benchEngineWith(b, 0) }
+
+// benchEngineWith is one with so much memory of newest versions.
+func benchEngineWith(b *testing.B, newestBytes int64) *mvcc.Engine {
 	b.Helper()
-	e, err := mvcc.OpenEngine(b.TempDir(), mvcc.EngineOptions{})
+	e, err := mvcc.OpenEngine(b.TempDir(), mvcc.EngineOptions{NewestBytes: newestBytes})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -220,10 +223,13 @@ func benchUpdates(b *testing.B, docs int) {
 // participant), those of the entry before are confirmed and resolved, and those
 // before that forgotten. It says how many rows a transfer sets and deletes in
 // the engine, and what the processor had to do for it: in Apply itself, and with
-// the flushes and compactions that follow from it.
+// the flushes and compactions that follow from it. With reads, both accounts are
+// read before the transfer begins, and that is said too.
 func BenchmarkTransfers(b *testing.B) {
 	for _, size := range []int{40, 1000} {
-		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) { benchTransfers(b, size) })
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) { benchTransfers(b, size, false, 0) })
+		b.Run(fmt.Sprintf("bytes=%d/reads", size), func(b *testing.B) { benchTransfers(b, size, true, 0) })
+		b.Run(fmt.Sprintf("bytes=%d/reads/no-memory", size), func(b *testing.B) { benchTransfers(b, size, true, -1) })
 	}
 }
 
@@ -233,9 +239,9 @@ type benchTransfer struct {
 	most hlc.Timestamp
 }
 
-func benchTransfers(b *testing.B, size int) {
+func benchTransfers(b *testing.B, size int, reads bool, newestBytes int64) {
 	const accounts, each = 10_000, 4
-	e := benchEngine(b)
+	e := benchEngineWith(b, newestBytes)
 	var ms [2]*Machine
 	var at [2][accounts]hlc.Timestamp // of the newest versions
 	var index uint64
@@ -285,9 +291,19 @@ func benchTransfers(b *testing.B, size int) {
 			Writes: []txn.Write{{Collection: 1, ID: benchID(n), Ops: []txn.Op{{Op: wire.OpPut, Body: texts[(n+next)%256]}}}},
 		}
 	}
+	look := func(m *Machine, n int, at hlc.Timestamp) {
+		key := [1]ReadKey{{Partition: home(n), Epoch: 1, Collection: 1, ID: benchID(n)}}
+		if err := m.Visit(key[:], At{Time: at}, false, func(_ int, _ wire.Document, refusal error) {
+			if refusal != nil {
+				b.Error(refusal)
+			}
+		}); err != nil {
+			b.Error(err)
+		}
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var inApply time.Duration
+	var inApply, inReads time.Duration
 	var young, old [2][]benchTransfer // by group of home: begun, confirmed
 	done := 0
 	before, err := e.Metrics()
@@ -325,6 +341,16 @@ func benchTransfers(b *testing.B, size int) {
 			for _, x := range old[g] {
 				cs[g] = append(cs[g], Command{Time: now, Txn: &Txn{ID: x.id, Partition: home(x.of[0]), Epoch: 1, Forget: &Forget{}}})
 			}
+		}
+		if reads {
+			start := cpu(rusageThread)
+			for g := range ms {
+				for _, x := range begun[g] {
+					look(ms[g], x.of[0], now-1)
+					look(ms[1-g], x.of[1], now-1)
+				}
+			}
+			inReads += cpu(rusageThread) - start
 		}
 		index++
 		for g := range ms {
@@ -364,6 +390,9 @@ func benchTransfers(b *testing.B, size int) {
 	transfers := float64(done)
 	b.ReportMetric(float64(after.Rows-before.Rows)/transfers, "rows/transfer")
 	b.ReportMetric(float64(inApply.Nanoseconds())/transfers, "apply-ns/transfer")
+	if reads {
+		b.ReportMetric(float64(inReads.Nanoseconds())/transfers/2, "read-ns/get")
+	}
 	b.ReportMetric(float64((inApply+background).Nanoseconds())/transfers, "cpu-ns/transfer")
 	b.ReportMetric(float64(after.FlushedBytes+after.CompactedBytes-before.FlushedBytes-before.CompactedBytes)/transfers, "disk-B/transfer")
 }

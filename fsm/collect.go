@@ -55,6 +55,7 @@ func (a *applier) collect(c *Collect) error {
 		a.gone[string(a.key2)] = struct{}{}
 		if superseded == 0 {
 			a.m.heads.forget(a.key2[:len(a.key2)-8])
+			a.m.newest.Forget(a.key2[:len(a.key2)-8])
 		}
 		ck := countKey{k.Partition, k.Collection}
 		n := a.countsOf(ck)

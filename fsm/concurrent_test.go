@@ -17,11 +17,17 @@ import (
 // TestReadersBesideWriter reads in every way while entries are applied,
 // flushed, exported and replaced. Two documents are written by every entry
 // with the same number: a read at one timestamp must find them equal, and
-// whoever has seen an applied index must find what it did.
+// whoever has seen an applied index must find what it did. Short documents are
+// read from memory, where they are remembered; the long ones are not.
 func TestReadersBesideWriter(t *testing.T) {
+	t.Run("long", func(t *testing.T) { readersBesideWriter(t, 1000, 300) })
+	t.Run("short", func(t *testing.T) { readersBesideWriter(t, 10, 3000) })
+}
+
+func readersBesideWriter(t *testing.T, words int, last uint64) {
 	r := newReplica(t, nil)
 	twin := newReplica(t, nil) // gets the same entries; its snapshots are installed in r
-	text := strings.Repeat("a commit takes its time ", 1000)
+	text := strings.Repeat("a commit takes its time ", words)
 	key := func(id string) ReadKey { return ReadKey{Partition: 1, Epoch: 1, Collection: 1, ID: id} }
 	entry := func(n uint64) Entry {
 		if n == 1 {
@@ -40,7 +46,6 @@ func TestReadersBesideWriter(t *testing.T) {
 		twin.mustApply(entry(n))
 	}
 
-	const last = 300
 	var stop atomic.Bool
 	var bg sync.WaitGroup
 	fail := make(chan error, 8)
@@ -67,6 +72,19 @@ func TestReadersBesideWriter(t *testing.T) {
 			return nil
 		})
 	}
+	reader(func() error {
+		at := r.Clock()
+		var seen []uint64
+		err := r.GetMany([]ReadKey{key("a"), key("b")}, At{Time: at}, true, func(i int, d wire.Document, err error) {
+			if err == nil {
+				seen = append(seen, d.UpdatedAt-uint64(i))
+			}
+		})
+		if err != nil || len(seen) != 2 || seen[0] != seen[1] || seen[0]+1 != uint64(at) {
+			return fmt.Errorf("at %d: written at %v, %v", at, seen, err)
+		}
+		return nil
+	})
 	reader(func() error {
 		at := r.Clock()
 		docs, _, _, err := r.Scan(ScanSpec{Collection: 1, At: at})
@@ -107,7 +125,7 @@ func TestReadersBesideWriter(t *testing.T) {
 
 	for n := uint64(4); n <= last; n++ {
 		twin.mustApply(entry(n))
-		if n%50 == 0 { // r is behind by one and gets a snapshot instead
+		if n%(last/6) == 0 { // r is behind by one and gets a snapshot instead
 			copyTo(t, twin, r)
 		} else {
 			r.mustApply(entry(n))
@@ -121,6 +139,9 @@ func TestReadersBesideWriter(t *testing.T) {
 	}
 	if a, b := r.rows(), twin.rows(); a != b {
 		t.Error(diff(a, b))
+	}
+	if m, err := r.Engine().Metrics(); err != nil || (m.NewestHits > 0) != (words < 100) {
+		t.Errorf("%d reads were answered from memory, %v", m.NewestHits, err)
 	}
 }
 

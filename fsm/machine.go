@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/impossibledb/idb/client/wire"
+	"github.com/impossibledb/idb/fsm/mutant"
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
@@ -82,6 +83,10 @@ type Machine struct {
 	// shown is how much of the tail readers see.
 	shown shownTail
 
+	// newest are documents that were written lately, for readers: changed after
+	// the rows are, and before locks is.
+	newest *mvcc.Newest
+
 	// ripe is before which horizon nothing can be garbage, so that a sweep
 	// need not look. It is of this replica alone; what is missing is 0.
 	ripe map[countKey]hlc.Timestamp // guarded by mu
@@ -114,7 +119,7 @@ func Open(o Options) (*Machine, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String()), onMark: o.OnMark, locate: o.Locate, tailEntries: uint64(o.TailEntries)}
+	m := &Machine{group: o.Group, engine: o.Engine, log: o.Logger.Named("fsm").With("group", o.Group.String()), onMark: o.OnMark, locate: o.Locate, tailEntries: uint64(o.TailEntries), newest: o.Engine.Newest()}
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("opening the state of %s: %w", o.Group, err)
 	}
@@ -132,6 +137,9 @@ func (m *Machine) load() error {
 	m.requests.reset(mem.meta.youngest)
 	m.heads.reset()
 	m.takeTail(&mem.tail, &mem.meta)
+	if !mutant.On(mutant.NewestOutlives) {
+		m.newest.Reset()
+	}
 	m.held = mem.txns
 	m.locks.replace(mem.txns.clone())
 	m.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/fsm/mutant"
@@ -55,7 +56,9 @@ func (m *Machine) Get(k ReadKey, at At, noBody bool) (wire.Document, error) {
 	return d, errors.Join(err, answer)
 }
 
-// GetMany reads documents from one state, and calls fn with each, in order.
+// GetMany reads documents and calls fn with each, in order. At a time they are
+// of one state; the newest versions are each of a state that is no older than
+// when GetMany was called.
 func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
 	return m.Visit(keys, at, noBody, func(i int, d wire.Document, err error) {
 		d.Body = bytes.Clone(d.Body)
@@ -63,54 +66,95 @@ func (m *Machine) GetMany(keys []ReadKey, at At, noBody bool, fn func(i int, d w
 	})
 }
 
-// Visit is GetMany without copies: a body is the engine's memory and may be
-// used only until fn returns.
-func (m *Machine) Visit(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) (err error) {
-	r, err := m.reader()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	var scratch [128]byte
-	key := scratch[:0]
+// Visit is GetMany without copies: a body is the engine's memory, or that of
+// others who visit, and may be used only until fn returns. If the engine cannot
+// be read fn is not called for those that are left.
+func (m *Machine) Visit(keys []ReadKey, at At, noBody bool, fn func(i int, d wire.Document, err error)) error {
+	v := visits.Get().(*visit)
+	v.m, v.at, v.noBody = m, at, noBody
+	var err error
 	for i := range keys {
-		k := &keys[i]
-		key = mvcc.AppendDocument(key[:0], m.group, k.Partition, k.Collection, k.ID)
-		d, err := m.get(r, k, key, at, noBody)
-		fn(i, d, err)
+		var d wire.Document
+		refusal := m.permits(&keys[i], at)
+		if refusal == nil {
+			if d, refusal, err = v.get(&keys[i]); err != nil {
+				break
+			}
+		}
+		fn(i, d, refusal)
 	}
-	return nil
+	return errors.Join(err, v.close())
 }
 
-func (m *Machine) get(r *mvcc.Reader, k *ReadKey, key []byte, at At, noBody bool) (d wire.Document, err error) {
+// permits refuses a read that this replica must not answer, or not any more.
+func (m *Machine) permits(k *ReadKey, at At) error {
 	if err := m.readable(k.Collection); err != nil {
-		return d, err
+		return err
 	}
 	if err := m.check(k.Partition, k.Epoch); err != nil {
-		return d, err
+		return err
 	}
-	if err := m.retained(k.Collection, at.Time); err != nil {
-		return d, err
+	return m.retained(k.Collection, at.Time)
+}
+
+// visit is one call of Visit on its way. The engine is read only if memory does
+// not have what is asked for.
+type visit struct {
+	m      *Machine
+	at     At
+	noBody bool
+	reader *mvcc.Reader // nil: not needed yet
+	key    []byte
+	body   []byte
+}
+
+var visits = sync.Pool{New: func() any { return new(visit) }}
+
+func (v *visit) close() (err error) {
+	if v.reader != nil {
+		err = v.reader.Close()
 	}
+	v.m, v.reader = nil, nil
+	visits.Put(v)
+	return err
+}
+
+// get reads one document; err means that the engine cannot be read at all.
+func (v *visit) get(k *ReadKey) (d wire.Document, refusal, err error) {
+	v.key = mvcc.AppendDocument(v.key[:0], v.m.group, k.Partition, k.Collection, k.ID)
 	var row mvcc.Row
-	var found bool
-	none := wire.CodeNotFound
+	found := false
+	if v.at.Version == 0 {
+		if row, found = v.m.newest.Get(v.key, v.at.Time, v.body); found {
+			v.body = row.Body[:0]
+		}
+	}
+	if !found {
+		if v.reader == nil {
+			if v.reader, err = v.m.reader(); err != nil {
+				return d, nil, err
+			}
+		}
+		switch {
+		case v.at.Version != 0:
+			d, refusal = v.m.getVersion(v.reader, k, v.key, v.at.Version, v.noBody)
+			return d, refusal, nil
+		case v.at.Time != 0:
+			row, found, refusal = v.reader.AtTime(v.key, v.at.Time)
+		default:
+			row, found, refusal = v.reader.Newest(v.key)
+		}
+		if refusal != nil {
+			return d, refusal, nil
+		}
+	}
 	switch {
-	case at.Version != 0:
-		return m.getVersion(r, k, key, at.Version, noBody)
-	case at.Time != 0:
-		none = wire.CodeVersionNotFound
-		row, found, err = r.AtTime(key, at.Time)
-	default:
-		row, found, err = r.Newest(key)
+	case found && !row.Deleted:
+		return borrowed(k.ID, &row, v.noBody), nil, nil
+	case v.at.Time != 0:
+		return d, refuse(wire.CodeVersionNotFound, ""), nil
 	}
-	if err != nil {
-		return d, err
-	}
-	if !found || row.Deleted {
-		return d, refuse(none, "")
-	}
-	return borrowed(k.ID, &row, noBody), nil
+	return d, refuse(wire.CodeNotFound, ""), nil
 }
 
 func (m *Machine) getVersion(r *mvcc.Reader, k *ReadKey, key []byte, version uint64, noBody bool) (d wire.Document, err error) {

@@ -275,6 +275,9 @@ func (a *applier) keep(key []byte) string {
 	return unsafe.String(unsafe.SliceData(kept), len(kept)) // not changed before clear
 }
 
+// stringBytes is a string's bytes, which must not be changed.
+func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // current is the newest version of the document at a.key, and its body's size.
 // The body itself is there for operations that look at it.
 func (a *applier) current(op wire.WriteOp, p pending, inBatch bool) (row mvcc.Row, found bool, size int, err error) {

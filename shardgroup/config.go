@@ -67,6 +67,9 @@ type Config struct {
 
 	// CacheBytes is the state engine's block cache. Zero: its own default.
 	CacheBytes int64
+	// NewestBytes is the state engine's memory of documents that were written
+	// lately. Zero: its own default; less than zero: none.
+	NewestBytes int64
 
 	// DiskReserve is the free space, in bytes, below which writes are refused.
 	// Too small lets the disk fill up before the refusals take effect, which

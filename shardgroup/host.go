@@ -105,10 +105,11 @@ func (h *Host) openStores() (err error) {
 	h.cadence.logs = h.logs
 	err = openOnce(cfg.FS, cfg.path("state"), func() (err error) {
 		h.state, err = mvcc.OpenEngine(cfg.path("state"), mvcc.EngineOptions{
-			FS:         cfg.FS,
-			CacheBytes: cfg.CacheBytes,
-			Logger:     cfg.Logger.Named("state"),
-			OnFatal:    h.fatal,
+			FS:          cfg.FS,
+			CacheBytes:  cfg.CacheBytes,
+			NewestBytes: cfg.NewestBytes,
+			Logger:      cfg.Logger.Named("state"),
+			OnFatal:     h.fatal,
 		})
 		return err
 	})

@@ -91,6 +91,8 @@ const (
 	DeleteCounted       Name = "delete-counted"        // a deleted document still counts
 	CollectAboveLine    Name = "collect-above-line"    // garbage collection does not look at the horizon
 	HorizonUnread       Name = "horizon-unread"        // history below the horizon is answered as it is
+	NewestUndated       Name = "newest-undated"        // a read at a time takes the newest version that is remembered
+	NewestOutlives      Name = "newest-outlives"       // what is remembered of documents outlives an installed snapshot
 	DropLeavesRows      Name = "drop-leaves-rows"      // a dropped collection's documents stay on disk
 	NameReused          Name = "name-reused"           // a name is free before the drop is done everywhere
 	CollectionIDAgain   Name = "collection-id-again"   // the ID of a dropped collection is given again
@@ -138,7 +140,7 @@ func Names() []Name {
 		CutUnheld, CutUnbroken, CutAskedOnce, CutRaisesNothing,
 		LogUnsynced, LogCutTooFar, MarkerUnflushed, InstallUnfinished, HeartbeatFastPath,
 		AppliedApart, AppliedAgain, ApplyReadsClock, ApplyRandom, RetryRuns, RequestsLost, TailUnread, SealedUnread, TailDeletesUnread, SealForgetsPrepared, SealForgetsEnds, TailDroppedEarly, TailUntold, ExpiredRuns,
-		HorizonAhead, VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, DropLeavesRows,
+		HorizonAhead, VersionUnchecked, EpochUnchecked, DeleteCounted, CollectAboveLine, HorizonUnread, NewestUndated, NewestOutlives, DropLeavesRows,
 		NameReused, CollectionIDAgain, CatalogRetryRuns,
 		UniqueUntaken, UniqueKept, UniqueGivenEarly,
 		DecidedEarly, CommitTooLow, ResolvedEarly, ForgottenEarly, AbortedAlone, ClockUnraised, LocksUnlooked,

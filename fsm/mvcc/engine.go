@@ -52,6 +52,11 @@ type EngineOptions struct {
 	// CacheBytes is the cache of blocks read from tables. Zero means 32 MiB.
 	CacheBytes int64
 
+	// NewestBytes is the memory of newest versions that were written lately, all
+	// groups together; what is found there needs no search in tables. It is used
+	// as far as groups are read here. Zero means 16 MiB, less than zero none.
+	NewestBytes int64
+
 	// InlineValues keeps all bodies beside their keys. Without it, those of a
 	// quarter KiB and more have files of their own, so that compactions move
 	// keys only; a read of one costs a second block. It can be turned on and off
@@ -76,6 +81,9 @@ func (o EngineOptions) withDefaults() EngineOptions {
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 32 << 20
+	}
+	if o.NewestBytes == 0 {
+		o.NewestBytes = 16 << 20
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
@@ -119,6 +127,8 @@ type Engine struct {
 	flushes  atomic.Uint64
 	flushErr error // of the last flush; guarded by flushMu
 
+	newest *newestMemory
+
 	// freed is what was removed in ranges since the last flush for it.
 	freed atomic.Uint64
 
@@ -131,6 +141,7 @@ func OpenEngine(dir string, opts EngineOptions) (*Engine, error) {
 	if err := vfs.MakeDir(e.opts.FS, dir); err != nil {
 		return nil, fmt.Errorf("state engine: %w", err)
 	}
+	e.newest = newNewestMemory(e.opts.NewestBytes)
 	e.po = e.pebbleOptions()
 	err := e.removeLogs()
 	if err == nil {
@@ -321,6 +332,9 @@ type EngineMetrics struct {
 	CacheBytes         int64
 	CacheHits          int64
 	CacheMisses        int64
+	NewestBytes        int64 // memory of newest versions
+	NewestHits         uint64
+	NewestMisses       uint64 // that asked the engine while their group's were kept
 	Rows               uint64 // set and deleted by batches since the engine was opened
 	Flushes            int64
 	FlushedBytes       uint64 // written by flushes
@@ -348,6 +362,9 @@ func (e *Engine) Metrics() (EngineMetrics, error) {
 		CacheBytes:         m.BlockCache.Size,
 		CacheHits:          m.BlockCache.Hits,
 		CacheMisses:        m.BlockCache.Misses,
+		NewestBytes:        e.newest.bytes(),
+		NewestHits:         e.newest.hits.Load(),
+		NewestMisses:       e.newest.misses.Load(),
 		Rows:               e.rows.Load(),
 		Flushes:            m.Flush.Count,
 		FlushedBytes:       m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed,

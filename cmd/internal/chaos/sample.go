@@ -15,7 +15,7 @@ import (
 type Sample struct {
 	Goroutines  int
 	HeapBytes   int64 // of Go's objects, garbage left out
-	CacheBytes  int64 // of memory tables and cached blocks, which fill up to a limit
+	CacheBytes  int64 // of memory tables, cached blocks and newest versions, which fill up to a limit
 	SpareBytes  int64 // of Go's heap: free, and not given back to the system
 	MemoryBytes int64 // resident
 	Files       int   // open, sockets included
@@ -61,6 +61,7 @@ func (n *Node) Sample(ctx context.Context) (Sample, error) {
 		{"go_goroutines", func(v float64) { s.Goroutines = int(v) }},
 		{`idb_engine_bytes{engine="state",use="memtable"}`, func(v float64) { s.CacheBytes += int64(v) }},
 		{`idb_engine_bytes{engine="state",use="cache"}`, func(v float64) { s.CacheBytes += int64(v) }},
+		{`idb_engine_bytes{engine="state",use="newest"}`, func(v float64) { s.CacheBytes += int64(v) }},
 		{"process_resident_memory_bytes", func(v float64) { s.MemoryBytes = int64(v) }},
 		{"process_open_fds", func(v float64) { s.Files = int(v) }},
 	} {

@@ -56,6 +56,7 @@ var (
 	writesAhead  = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestLeaderWritesAhead$", seconds: 30}
 	lostLocks    = catcher{ring: "cluster", pkg: "cmd/internal/node", run: "^TestLostLockShowsOneInstant$", seconds: 60}
 	offers       = catcher{ring: "cluster", pkg: "shardgroup", run: "^TestTransferToNobody$", seconds: 60}
+	besideWriter = catcher{ring: "unit", pkg: "fsm", run: "^TestReadersBesideWriter$", seconds: 60}
 	outcomes     = catcher{ring: "unit", pkg: "shardgroup", run: "^TestProposalErrors$", seconds: 30}
 )
 
@@ -98,6 +99,8 @@ var table = []row{
 	{mutant.DeleteCounted, "a deleted document still counts", ruleShard, `counts \d+ documents`, 1000},
 	{mutant.CollectAboveLine, "garbage collection does not look at the horizon", ruleShard, `lost:|stored is|broken promise|the model`, 5000},
 	{mutant.HorizonUnread, "history below the horizon is answered as it is", ruleShard, `broken promise`, 5000},
+	{mutant.NewestUndated, "a read at a time takes the newest version remembered", besideWriter, `written at`, 3},
+	{mutant.NewestOutlives, "what is remembered outlives an installed snapshot", besideWriter, `was seen, then b of`, 3},
 	{mutant.DropLeavesRows, "a dropped collection's documents stay", ruleShard, `stored`, 1000},
 	{mutant.NameReused, "a name is free before its drop is done", rulePlacement, `the model says`, 1000},
 	{mutant.CollectionIDAgain, "the ID of a dropped collection is given again", rulePlacement, `the model says`, 1000},

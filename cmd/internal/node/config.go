@@ -45,6 +45,9 @@ type Config struct {
 	LogBytes int64
 	// StateCacheBytes is the block cache of the state engine. Zero means 64 MiB.
 	StateCacheBytes int64
+	// NewestBytes is the memory of documents that were written lately, for gets.
+	// Zero means 16 MiB, less than zero none.
+	NewestBytes int64
 	// MaxClientConns bounds connections on the client port. Zero means 4096.
 	MaxClientConns int
 

@@ -262,6 +262,7 @@ func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.En
 	c.engineBytes.send(ch, float64(m.DiskBytes), engine, "disk")
 	c.engineBytes.send(ch, float64(m.MemTableBytes), engine, "memtable")
 	c.engineBytes.send(ch, float64(m.CacheBytes), engine, "cache")
+	c.engineBytes.send(ch, float64(m.NewestBytes), engine, "newest")
 	c.engineBytes.send(ch, float64(m.CompactionDebt), engine, "compaction_debt")
 	c.engineFiles.send(ch, float64(m.Tables), engine, "tables")
 	c.engineFiles.send(ch, float64(m.ValueFiles), engine, "values")
@@ -271,6 +272,8 @@ func (c *collector) engine(ch chan<- prometheus.Metric, engine string, m mvcc.En
 	c.engineCount.send(ch, float64(m.CompactedBytes), engine, "compacted_bytes")
 	c.engineCount.send(ch, float64(m.CacheHits), engine, "cache_hits")
 	c.engineCount.send(ch, float64(m.CacheMisses), engine, "cache_misses")
+	c.engineCount.send(ch, float64(m.NewestHits), engine, "newest_hits")
+	c.engineCount.send(ch, float64(m.NewestMisses), engine, "newest_misses")
 }
 
 // memoryBytes is what the process holds of the system's memory, as the runtime

@@ -174,6 +174,7 @@ func (n *Node) wire(log hclog.Logger) (err error) {
 		OnLeader:    func(placement.GroupID, placement.NodeID, uint64) { n.kick() },
 		Timing:      shardgroup.Timing{Heartbeat: n.cfg.ElectionTimeout},
 		CacheBytes:  n.cfg.StateCacheBytes,
+		NewestBytes: n.cfg.NewestBytes,
 		DiskReserve: n.cfg.DiskReserveBytes,
 		LogBytes:    n.cfg.LogBytes,
 		FreeSpace:   func() (uint64, error) { return n.cfg.FreeSpace(n.cfg.DataDir) },

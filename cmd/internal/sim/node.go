@@ -284,6 +284,7 @@ func (n *Node) config(l *life) node.Config {
 		FS: l.mount, Now: n.Now, Listen: l.port.Listen, Dial: l.port.Dial,
 		DiskReserveBytes: diskReserve,
 		StateCacheBytes:  1 << 20,
+		NewestBytes:      256 << 10, // small, so that some are pushed out
 		Host: func(c *shardgroup.Config) {
 			c.Stable = func(path string) (shardgroup.StableStore, error) { return OpenStable(l.mount, path) }
 			c.PlacementStore = func(dir string, _ hclog.Logger) (shardgroup.PlacementStore, error) {
