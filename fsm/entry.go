@@ -274,7 +274,6 @@ type entryDecoder struct {
 	bad      error
 	commands []Command
 	writes   []Write
-	txns     []txnRoom
 }
 
 var errShort = errors.New("it ends too soon")
@@ -296,8 +295,7 @@ func (d *entryDecoder) decode(data []byte) ([]Command, error) {
 	}
 	clear(d.commands)
 	clear(d.writes)
-	clear(d.txns)
-	d.commands, d.writes, d.txns = d.commands[:0], d.writes[:0], d.txns[:0]
+	d.commands, d.writes = d.commands[:0], d.writes[:0]
 	if cap(d.commands) < n {
 		d.commands = make([]Command, 0, n)
 		d.writes = make([]Write, 0, n)

@@ -72,20 +72,20 @@ func heldBy(h *held, c placement.CollectionID, id string) *txn.Conflict {
 
 // differs says that a document that was read is another now.
 func differs(r *txn.Read, row *mvcc.Row, live bool) *txn.Conflict {
-	var detail string
+	c := txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: r.ID, Version: row.Version}
 	switch {
 	case !live && r.At == 0 || live && row.Updated == r.At:
 		return nil
 	case mutant.On(mutant.ReadsUnvalidated) && r.At != 0, mutant.On(mutant.AbsenceUnvalidated) && r.At == 0:
 		return nil
 	case !live:
-		detail = "was deleted since it was read"
+		c.Detail = "was deleted since it was read"
 	case r.At == 0:
-		detail = "was created since it was not found"
+		c.Detail = "was created since it was not found"
 	default:
-		detail = "was written since it was read"
+		c.Detail = "was written since it was read"
 	}
-	return &txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: r.ID, Version: row.Version, Detail: detail}
+	return &c
 }
 
 func tooOld(r *txn.Range) *txn.Conflict {
@@ -162,18 +162,13 @@ func (a *applier) intents(p placement.PartitionID, part *txn.Part, ts hlc.Timest
 		return nil, nil, nil
 	}
 	out := make([]txn.Intent, 0, len(part.Writes))
-	var seen map[docRef]struct{}
-	if len(part.Writes) > 1 {
-		seen = make(map[docRef]struct{}, len(part.Writes))
-	}
+	seen := map[docRef]struct{}{}
 	for i := range part.Writes {
 		w := &part.Writes[i]
 		if _, twice := seen[docRef{p, w.Collection, w.ID}]; twice {
 			return nil, &txn.Conflict{Code: wire.CodeBadRequest, Collection: w.Collection, ID: w.ID, Detail: "is named twice"}, nil
 		}
-		if seen != nil {
-			seen[docRef{p, w.Collection, w.ID}] = struct{}{}
-		}
+		seen[docRef{p, w.Collection, w.ID}] = struct{}{}
 		n, no, err := a.intent(p, w, ts)
 		if no != nil || err != nil {
 			return nil, no, err

@@ -444,8 +444,15 @@ func (g testGroup) ProposeTxn(ctx context.Context, c fsm.Command, _ hlc.Timestam
 	return g.Propose(ctx, c)
 }
 
-func (g testGroup) ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result, error) {
-	return g.Propose(ctx, c)
+// StartTxn tells the outcome before it returns, as a group does that refuses a
+// command at once.
+func (g testGroup) StartTxn(c fsm.Command, done func(fsm.Result, error)) bool {
+	done(g.Propose(context.Background(), c))
+	return true
+}
+
+func (g testGroup) StartLater(c fsm.Command, done func(fsm.Result, error)) bool {
+	return g.StartTxn(c, done)
 }
 
 func (g testGroup) AwaitConfirm(context.Context, placement.PartitionID, txn.ID) {}

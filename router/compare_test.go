@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,15 +89,15 @@ func TestCheckFinds(t *testing.T) {
 		}
 		return &f.Partitions[i]
 	}
-	bucket := -1 // of u7
+	var bucket atomic.Int64 // of u7, from 1 on
 	core.look = func(_ placement.NodeID, k fsm.Mark, f *fsm.Findings) (*fsm.Findings, error) {
 		if row(f) >= 0 {
-			bucket = int(k.Bucket) - 1
+			bucket.Store(int64(k.Bucket))
 		}
 		return f, nil
 	}
 	for b := range fsm.Buckets {
-		if bucket >= 0 {
+		if bucket.Load() > 0 {
 			break
 		}
 		var s checking
@@ -108,7 +109,7 @@ func TestCheckFinds(t *testing.T) {
 	}
 	differ := func(f *fsm.Findings) {
 		partition(f).Sum++
-		partition(f).Buckets[bucket]++
+		partition(f).Buckets[bucket.Load()-1]++
 	}
 	misses := 0
 	c.timeout = 2 * time.Second

@@ -51,9 +51,12 @@ type Group interface {
 
 	// ProposeTxn is Propose of a transaction's command, after it has waited for
 	// the locks of others (shardgroup.Group); AwaitWrite only waits.
-	// ProposeLater is for what nobody waits for: it goes with others.
 	ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestamp, free bool) (fsm.Result, error)
-	ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result, error)
+	// StartTxn is ProposeTxn without a goroutine that waits: done is called once,
+	// and must not wait. StartLater is for what nobody waits for: it goes with
+	// others. False: it cannot be done so now, and done is not called.
+	StartTxn(c fsm.Command, done func(fsm.Result, error)) bool
+	StartLater(c fsm.Command, done func(fsm.Result, error)) bool
 	AwaitWrite(ctx context.Context, c *fsm.Command)
 	// ClearReads and ClearScan stand between ReadIndex or ReadAt and a read:
 	// intents that are to be seen have become versions when they return.

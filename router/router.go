@@ -118,6 +118,7 @@ func New(o Options) *Router {
 	r := &Router{opts: o, log: o.Logger, room: newRoom(o.AnswerMemory), returned: newRoom(o.AnswerMemory), leaders: make(map[placement.GroupID]placement.NodeID)}
 	r.tasks = workers.New(func(f func()) { f() })
 	r.txns.tasks = r.tasks
+	r.txns.drivers = make(map[*txnDriver]struct{})
 	r.cuts.lanes = make(map[string]*cutLane)
 	r.txns.ctx, r.txns.cancel = context.WithCancel(context.Background())
 	return r

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -43,11 +44,16 @@ type txnDrivers struct {
 	cancel context.CancelFunc
 	tasks  *workers.Pool[func()]
 
-	mu     sync.Mutex
-	closed bool // guarded by mu
-	count  int  // guarded by mu
-	bg     sync.WaitGroup
+	mu      sync.Mutex
+	closed  bool                    // guarded by mu
+	count   int                     // guarded by mu; goroutines and drivers
+	drivers map[*txnDriver]struct{} // guarded by mu; at work without a goroutine
+	ticks   *time.Timer             // guarded by mu; runs while there are drivers
+	bg      sync.WaitGroup
 }
+
+// driverTick is how often drivers look at the time, and send again what was lost.
+const driverTick = 20 * time.Millisecond
 
 // start runs a coordinator; false if the router is closed or has too many.
 func (d *txnDrivers) start(f func(ctx context.Context)) bool {
@@ -68,14 +74,79 @@ func (d *txnDrivers) start(f func(ctx context.Context)) bool {
 	return true
 }
 
+// enter is start for one that needs no goroutine, until leave.
+func (d *txnDrivers) enter(x *txnDriver) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || d.count >= maxCoordinators {
+		return false
+	}
+	d.count++
+	d.drivers[x] = struct{}{}
+	if d.ticks == nil {
+		d.ticks = time.AfterFunc(driverTick, d.tick)
+	} else if len(d.drivers) == 1 {
+		d.ticks.Reset(driverTick)
+	}
+	return true
+}
+
+func (d *txnDrivers) leave(x *txnDriver) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.drivers, x)
+	d.count--
+}
+
+// tick has the drivers look at the time.
+func (d *txnDrivers) tick() {
+	d.mu.Lock()
+	if d.closed || len(d.drivers) == 0 {
+		d.mu.Unlock()
+		return
+	}
+	all := slices.Collect(maps.Keys(d.drivers))
+	d.bg.Add(1)
+	d.mu.Unlock()
+	defer d.bg.Done()
+	now := time.Now()
+	for _, x := range all {
+		x.tick(now)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed && len(d.drivers) > 0 {
+		d.ticks.Reset(driverTick)
+	}
+}
+
+// spawn runs f for a driver, unless the router is closed.
+func (d *txnDrivers) spawn(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	d.bg.Add(1)
+	d.tasks.Run(func() { defer d.bg.Done(); f() })
+}
+
 // Close stops the coordinators, and waits for them. What they leave behind is
 // settled by the leaders.
 func (r *Router) Close() {
-	r.txns.mu.Lock()
-	r.txns.closed = true
-	r.txns.mu.Unlock()
-	r.txns.cancel()
-	r.txns.bg.Wait()
+	d := &r.txns
+	d.mu.Lock()
+	d.closed = true
+	left := slices.Collect(maps.Keys(d.drivers))
+	if d.ticks != nil {
+		d.ticks.Stop()
+	}
+	d.mu.Unlock()
+	d.cancel()
+	for _, x := range left {
+		x.stop()
+	}
+	d.bg.Wait()
 	r.tasks.Close()
 }
 
@@ -354,6 +425,12 @@ func (t *transaction) conflict(c *txn.Conflict) *wire.Error {
 	return &wire.Error{Code: wire.CodeTxnConflict, Version: c.Version, Message: fmt.Sprintf("%s: %s (run the transaction again)", s, why)}
 }
 
+// txnEnd is how a transaction ended for its client.
+type txnEnd struct {
+	a txn.Answer
+	e *wire.Error
+}
+
 // run commits, and answers when the outcome is known. What is left to be done
 // then goes on without the client.
 func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
@@ -364,27 +441,17 @@ func (t *transaction) run(ctx context.Context) (txn.Answer, *wire.Error) {
 		groups[v.Owner(p)] = struct{}{}
 	}
 	t.groups = len(groups)
-	type end struct {
-		a txn.Answer
-		e *wire.Error
-	}
-	ended := make(chan end, 1)
-	work := func(own context.Context) {
-		if len(groups) == 1 {
+	ended := make(chan txnEnd, 1)
+	var started bool
+	if len(groups) == 1 {
+		started = t.r.txns.start(func(own context.Context) {
 			a, e := t.oneGroup(own, ps)
-			ended <- end{a, e}
-			return
-		}
-		d := &txnDriver{t: t, others: slices.DeleteFunc(ps, func(p placement.PartitionID) bool { return p == t.home })}
-		d.c = txn.NewCoordinator(txn.Spec{
-			ID: t.id, Home: t.home, Deadline: t.deadline, Ordered: t.ordered, Participants: slices.Clone(d.others),
-			Parallel: !t.front && !t.locked() && t.request == nil && len(d.others) <= maxStaged,
+			ended <- txnEnd{a, e}
 		})
-		if !d.run(own, func(a txn.Answer) { ended <- end{a, nil} }) {
-			ended <- end{e: t.undecided()}
-		}
+	} else {
+		started = newTxnDriver(t, ps, ended).begin()
 	}
-	if !t.r.txns.start(work) {
+	if !started {
 		return txn.Answer{}, refuse(wire.CodeOverloaded, "node %s coordinates as many transactions as it can (wait, then retry)", t.r.opts.Self)
 	}
 	select {
@@ -453,135 +520,6 @@ func (r *Router) refreshFor(ctx context.Context, e *wire.Error) {
 	if e.Code == wire.CodeStaleEpoch {
 		_, _ = r.opts.Placement.Refresh(ctx) // the next attempt tells
 	}
-}
-
-// txnDriver carries a coordinator's messages.
-type txnDriver struct {
-	t      *transaction
-	c      *txn.Coordinator
-	others []placement.PartitionID // that take part, home left out
-	turn   int
-}
-
-type carried struct {
-	m txn.Message
-	s *step
-}
-
-// run carries until the transaction has ended; told is called when its outcome
-// is known. It answers whether it was.
-func (d *txnDriver) run(ctx context.Context, told func(txn.Answer)) (known bool) {
-	r := d.t.r
-	ctx, cancel := context.WithTimeout(ctx, d.t.left()+afterlife)
-	defer cancel()
-	arrived := make(chan []carried)
-	flying := 0
-	send := func(ms []txn.Message) {
-		// Those for one group go together.
-		v := r.opts.Placement.View()
-		by := map[placement.GroupID][]carried{}
-		for _, m := range ms {
-			by[v.Owner(m.To)] = append(by[v.Owner(m.To)], carried{m, d.step(m)})
-		}
-		for _, batch := range by {
-			flying++
-			turn := d.turn
-			r.tasks.Run(func() { // joined below: run ends when none is flying
-				steps := make([]*step, len(batch))
-				for i := range batch {
-					steps[i] = batch[i].s
-				}
-				r.steps(ctx, v, steps, turn)
-				arrived <- batch
-			})
-		}
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	send(d.c.Begin())
-	for flying > 0 || !d.c.Ended() && ctx.Err() == nil {
-		var next []txn.Message
-		select {
-		case batch := <-arrived:
-			flying--
-			for _, x := range batch {
-				var back *shardgroup.StepBack
-				switch {
-				case x.s.err == nil:
-					next = append(next, d.c.Answer(x.m, x.s.answer)...)
-				case errors.As(x.s.err, &back) && x.m.Step == txn.Prepare:
-					next = append(next, d.c.Answer(x.m, txn.Answer{Conflict: &txn.Conflict{
-						Code: wire.CodeTxnConflict, Collection: d.first(x.m.To), ID: d.firstID(x.m.To), Rival: back.Rival,
-					}})...)
-				default:
-					r.refreshFor(ctx, r.wireError(x.s.err, subject{}))
-					d.turn++
-					d.c.Lost(x.m)
-				}
-			}
-		case <-tick.C:
-			next = d.c.Tick(d.t.now())
-		}
-		if a, ok := d.c.Outcome(); ok && !known {
-			known = true
-			told(a)
-		}
-		if ctx.Err() == nil {
-			send(next)
-		}
-	}
-	return known
-}
-
-// first and firstID name something of a part, for the words of a conflict.
-func (d *txnDriver) first(p placement.PartitionID) placement.CollectionID {
-	part := d.t.parts[p]
-	switch {
-	case len(part.Writes) > 0:
-		return part.Writes[0].Collection
-	case len(part.Reads) > 0:
-		return part.Reads[0].Collection
-	case len(part.Ranges) > 0:
-		return part.Ranges[0].Collection
-	}
-	return 0
-}
-
-func (d *txnDriver) firstID(p placement.PartitionID) string {
-	part := d.t.parts[p]
-	switch {
-	case len(part.Writes) > 0:
-		return part.Writes[0].ID
-	case len(part.Reads) > 0:
-		return part.Reads[0].ID
-	}
-	return ""
-}
-
-// step is the command of a message.
-func (d *txnDriver) step(m txn.Message) *step {
-	s := &step{born: d.t.born}
-	switch m.Step {
-	case txn.Prepare:
-		s.free = d.t.ordered
-		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Prepare: &fsm.Prepare{
-			Home: d.t.home, Deadline: d.t.deadline, Born: d.t.born, Part: *d.t.parts[m.To],
-		}}
-		if m.To == d.t.home {
-			s.x.Prepare.Participants = d.others
-		}
-	case txn.Decide:
-		s.x = &fsm.Txn{ID: d.t.id, Partition: m.To, Request: d.t.request, Decide: &fsm.Decide{
-			MaxP: m.At, Participants: d.others, Part: *d.t.part(d.t.home),
-		}}
-	default:
-		s.x = fsm.MessageTxn(d.t.id, m)
-		s.later = m.Step == txn.Resolve || m.Step == txn.Forget
-		if m.Step == txn.Confirm {
-			_, s.later = d.c.Outcome()
-		}
-	}
-	return s
 }
 
 // verify asks every group whether what was read is still the newest, when all

@@ -89,28 +89,67 @@ func stepsHead(id placement.GroupID, first *step, now hlc.Timestamp) []byte {
 
 // proposeSteps has a group here apply them, side by side.
 func (r *Router) proposeSteps(ctx context.Context, g Group, steps []*step) {
-	r.parallel(len(steps), func(i int) {
-		s := steps[i]
-		var res fsm.Result
-		var err error
-		if s.later {
-			res, err = g.ProposeLater(ctx, fsm.Command{Txn: s.x})
+	// Those that can be started are on their way together, the others wait in a
+	// goroutine each, one in this. Who is late when ctx ends writes to a step of
+	// its own.
+	type started struct {
+		own  step
+		done chan struct{}
+	}
+	flying := make([]*started, len(steps))
+	var slow []*step
+	for i, s := range steps {
+		x := &started{own: *s, done: make(chan struct{})}
+		if (s.later || len(steps) > 1) && x.own.start(g, func() { close(x.done) }) {
+			flying[i] = x
 		} else {
-			res, err = g.ProposeTxn(ctx, fsm.Command{Txn: s.x}, s.born, s.free)
+			slow = append(slow, s)
 		}
-		switch {
-		case err != nil:
-			s.err = err
-		case res.Wire.Error != nil:
-			e := *res.Wire.Error
-			e.Message = res.Detail
-			s.err = &e
-		case res.Txn == nil:
-			s.err = shardgroup.ErrOutcomeUnknown
-		default:
-			s.answer = *res.Txn
-		}
+	}
+	r.parallel(len(slow), func(i int) {
+		s := slow[i]
+		s.take(g.ProposeTxn(ctx, fsm.Command{Txn: s.x}, s.born, s.free))
 	})
+	for i, x := range flying {
+		if x == nil {
+			continue
+		}
+		select {
+		case <-x.done:
+			*steps[i] = x.own
+		case <-ctx.Done():
+			steps[i].err = shardgroup.ErrOutcomeUnknown
+		}
+	}
+}
+
+// start has a group here apply the step; done is called when it has its answer,
+// on a goroutine that must not wait. False: it has to wait for something first.
+func (s *step) start(g Group, done func()) bool {
+	begin := g.StartTxn
+	if s.later {
+		begin = g.StartLater
+	}
+	return begin(fsm.Command{Txn: s.x}, func(res fsm.Result, err error) {
+		s.take(res, err)
+		done()
+	})
+}
+
+// take notes what became of a command.
+func (s *step) take(res fsm.Result, err error) {
+	switch {
+	case err != nil:
+		s.err = err
+	case res.Wire.Error != nil:
+		e := *res.Wire.Error
+		e.Message = res.Detail
+		s.err = &e
+	case res.Txn == nil:
+		s.err = shardgroup.ErrOutcomeUnknown
+	default:
+		s.answer = *res.Txn
+	}
 }
 
 // The flags of a request, which are those of all its steps.

@@ -56,6 +56,7 @@ type proposal struct {
 	kept  bool // was kept back by a hold
 	out   *Outcome
 	w     *waiter
+	done  func(fsm.Result, error) // instead of out and w, if not nil
 }
 
 // waiter is one caller and how many of its commands have no outcome yet.
@@ -64,7 +65,12 @@ type waiter struct {
 	done chan struct{} // closed at 0
 }
 
+// finish gives a proposal its outcome. No lock is held.
 func (p *proposal) finish(r fsm.Result, err error) {
+	if p.done != nil {
+		p.done(r, err)
+		return
+	}
 	p.out.Result, p.out.Err = r, err
 	if p.w.left.Add(-1) == 0 {
 		close(p.w.done)

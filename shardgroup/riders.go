@@ -1,7 +1,6 @@
 package shardgroup
 
 import (
-	"context"
 	"sync/atomic"
 	"time"
 
@@ -30,24 +29,14 @@ type riders struct {
 	timer   *time.Timer // guarded by batcher.mu; runs while some wait
 }
 
-// ProposeLater is ProposeTxn of a command that nobody waits for: the Resolve or
+// StartLater is StartTxn of a command that nobody waits for: the Resolve or
 // Forget of a transaction whose outcome is known to who asked for it.
-func (g *Group) ProposeLater(ctx context.Context, c fsm.Command) (fsm.Result, error) {
-	if err := g.admit(ctx); err != nil {
-		return fsm.Result{}, err
+func (g *Group) StartLater(c fsm.Command, done func(fsm.Result, error)) bool {
+	p, ok := g.starting(c, done)
+	if ok {
+		g.batcher.ride(p)
 	}
-	var out Outcome
-	w := &waiter{done: make(chan struct{})}
-	w.left.Store(1)
-	p, err := newProposal(c, time.Now(), &out, w)
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	g.batcher.ride(&p)
-	if err := g.await(ctx, w); err != nil {
-		return fsm.Result{}, err
-	}
-	return out.Result, out.Err
+	return ok
 }
 
 // ride has a command wait for an entry to go with.

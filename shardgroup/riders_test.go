@@ -25,12 +25,10 @@ func unhurried(t *testing.T, wait time.Duration) (*cluster, *Group) {
 // ride proposes a command that has time, and says when it is done.
 func ride(t *testing.T, c *cluster, l *Group, x *fsm.Txn, boards bool) <-chan error {
 	t.Helper()
-	ctx := ctxFor(t, 10*time.Second)
 	done := make(chan error, 1)
-	go func() { // joined by ended
-		_, err := l.ProposeLater(ctx, fsm.Command{Txn: x})
-		done <- err
-	}()
+	if !l.StartLater(fsm.Command{Txn: x}, func(_ fsm.Result, err error) { done <- err }) {
+		t.Fatal("the leader takes no rider")
+	}
 	if boards {
 		c.wait("the rider to wait", func() bool {
 			l.batcher.mu.Lock()

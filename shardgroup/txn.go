@@ -52,7 +52,7 @@ func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestam
 	if x.Settle != nil {
 		g.AwaitConfirm(ctx, x.Partition, x.ID)
 	}
-	waits := x.Prepare != nil || x.Decide != nil || x.Commit != nil
+	waits := waitsForLocks(x)
 	if waits {
 		if rival, back := g.awaitLocks(ctx, &c, waitOf(&c), born, free); back && x.Decide == nil {
 			return fsm.Result{}, &StepBack{rival}
@@ -64,6 +64,53 @@ func (g *Group) ProposeTxn(ctx context.Context, c fsm.Command, born hlc.Timestam
 		g.locks.commits(x.ID)
 	}
 	return res, err
+}
+
+// StartTxn is ProposeTxn for a caller that waits in no goroutine: done is called
+// once, with what ProposeTxn would answer, on a goroutine that must not wait.
+// False: there is something to wait for before the command can be proposed, or
+// it cannot be now, and nothing was done.
+func (g *Group) StartTxn(c fsm.Command, done func(fsm.Result, error)) bool {
+	x := c.Txn
+	if x.Settle != nil && g.machine.Staged(x.Partition, x.ID) {
+		return false
+	}
+	if waitsForLocks(x) {
+		if holders, _ := g.machine.Blockers(&c); len(holders) > 0 {
+			return false
+		}
+		if fronts, _ := g.locks.blockers(&c, time.Now()); len(fronts) > 0 {
+			return false
+		}
+		tell := done
+		done = func(res fsm.Result, err error) {
+			if err == nil {
+				g.locks.commits(x.ID)
+			}
+			tell(res, err)
+		}
+	}
+	p, ok := g.starting(c, done)
+	if ok {
+		g.batcher.add([]*proposal{p}, false)
+	}
+	return ok
+}
+
+// starting makes a proposal that tells its outcome, if one can be taken now.
+func (g *Group) starting(c fsm.Command, done func(fsm.Result, error)) (*proposal, bool) {
+	if g.ready.Load() == 0 || g.admit(context.Background()) != nil {
+		return nil, false
+	}
+	p, err := newProposal(c, time.Now(), nil, nil)
+	p.done = done
+	return &p, err == nil
+}
+
+// waitsForLocks says that a transaction's command waits for the locks of others
+// before it is proposed.
+func waitsForLocks(x *fsm.Txn) bool {
+	return x.Prepare != nil || x.Decide != nil || x.Commit != nil
 }
 
 // AwaitWrite waits until a single write is not refused for a lock, for a while.

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"unsafe"
 
 	"github.com/impossibledb/idb/client/wire"
@@ -238,12 +237,12 @@ func AppendPartitions(dst []byte, ps []placement.PartitionID) []byte {
 	return dst
 }
 
-func (r *Reader) reads(room []Read) []Read {
+func (r *Reader) reads() []Read {
 	n := r.Count(1+1+8, MaxItems)
 	if n == 0 {
 		return nil
 	}
-	reads := slices.Grow(room[:0], n)
+	reads := make([]Read, 0, n)
 	for range n {
 		reads = append(reads, Read{Collection: placement.CollectionID(r.Uvarint32()), ID: r.Text(wire.MaxIDBytes), At: r.Time()})
 	}
@@ -267,7 +266,7 @@ func (r *Reader) ranges() []Range {
 
 // Part reads a part.
 func (r *Reader) Part() (p Part) {
-	p.Reads = r.reads(nil)
+	p.Reads = r.reads()
 	p.Ranges = r.ranges()
 	n := r.Count(1+1+1+1, MaxItems)
 	if n == 0 {
