@@ -13,6 +13,7 @@ import (
 	"github.com/impossibledb/idb/fsm/mvcc"
 	"github.com/impossibledb/idb/fsm/unique"
 	"github.com/impossibledb/idb/placement"
+	"github.com/impossibledb/idb/txn"
 	"github.com/impossibledb/idb/txn/hlc"
 )
 
@@ -47,7 +48,8 @@ type scratch struct {
 	touched  []countKey // by the entry; not in order
 	ripe     map[countKey]hlc.Timestamp
 	gone     map[string]struct{}
-	records  []byte // what happened to transactions' records in the entry, as in the tail's row
+	changes  []lockChange // of the machine's table, for readers
+	records  []byte       // what happened to transactions' records in the entry, as in the tail's row
 	key      []byte
 	key2     []byte
 	row      []byte
@@ -106,7 +108,7 @@ type applier struct {
 	dirtyB bool // the batch holds something
 
 	digest  xxhash.Digest
-	changes []lockChange // of the machine's table, for readers
+	answers []txn.Answer // what transactions' results point to
 	freed   uint64       // what was removed in ranges, about, in bytes
 	size    int
 
@@ -446,7 +448,8 @@ func (a *applier) commit() error {
 	a.m.mu.Unlock()
 	if len(a.changes) > 0 {
 		a.m.locks.publish(a.changes)
-		a.changes = nil
+		clear(a.changes)
+		a.changes = a.changes[:0]
 	}
 	a.showTail()
 	a.m.publish(&a.meta)

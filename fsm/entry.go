@@ -274,6 +274,7 @@ type entryDecoder struct {
 	bad      error
 	commands []Command
 	writes   []Write
+	txns     []txnRoom
 }
 
 var errShort = errors.New("it ends too soon")
@@ -295,7 +296,8 @@ func (d *entryDecoder) decode(data []byte) ([]Command, error) {
 	}
 	clear(d.commands)
 	clear(d.writes)
-	d.commands, d.writes = d.commands[:0], d.writes[:0]
+	clear(d.txns)
+	d.commands, d.writes, d.txns = d.commands[:0], d.writes[:0], d.txns[:0]
 	if cap(d.commands) < n {
 		d.commands = make([]Command, 0, n)
 		d.writes = make([]Write, 0, n)

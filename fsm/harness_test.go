@@ -127,7 +127,7 @@ func describe(t *tail, held *lockTable) string {
 		line("held %v", k)
 	}
 	for k, hs := range held.shared {
-		line("shared %v by %d", k, len(hs))
+		line("shared %v by %d", k, 1+len(hs.more))
 	}
 	for k := range t.records {
 		line("in the tail %d %d %s", k.partition, k.role, k.id)

@@ -32,11 +32,31 @@ type held struct {
 	txnKey
 	rec  txn.PreparedRecord
 	size int // of the record
+
+	// Room for what most hold of a partition: one document.
+	read   [1]txn.Read
+	intent [1]txn.Intent
+}
+
+// newHeld takes a record as it is stored, with its memory.
+func newHeld(k txnKey, record []byte) (*held, error) {
+	h := &held{txnKey: k, size: len(record)}
+	h.rec.Reads, h.rec.Intents = h.read[:0], h.intent[:0]
+	if err := h.rec.Decode(record); err != nil {
+		return nil, sameFault(err)
+	}
+	return h, nil
 }
 
 // staged is home's answer to who asks about what it has staged.
 func (h *held) staged() txn.Answer {
 	return txn.Answer{State: txn.Staged, At: h.rec.At, Participants: h.rec.Participants, Duplicate: true}
+}
+
+// sharers are those that hold a document shared, in their order: mostly one.
+type sharers struct {
+	first *held
+	more  []*held
 }
 
 // lockTable is what the records of prepared and committed transactions say, by
@@ -45,7 +65,7 @@ type lockTable struct {
 	prepared  map[txnKey]*held
 	committed map[txnKey]*txn.CommittedRecord
 	excl      map[docRef]*held
-	shared    map[docRef][]*held
+	shared    map[docRef]sharers
 	ranged    []*held // those that hold ranges
 	bytes     int     // of the prepared records
 }
@@ -53,7 +73,7 @@ type lockTable struct {
 func newLockTable() lockTable {
 	return lockTable{
 		prepared: map[txnKey]*held{}, committed: map[txnKey]*txn.CommittedRecord{},
-		excl: map[docRef]*held{}, shared: map[docRef][]*held{},
+		excl: map[docRef]*held{}, shared: map[docRef]sharers{},
 	}
 }
 
@@ -77,7 +97,11 @@ func (t *lockTable) add(h *held) {
 	}
 	for i := range h.rec.Reads {
 		k := docRef{h.partition, h.rec.Reads[i].Collection, h.rec.Reads[i].ID}
-		t.shared[k] = append(t.shared[k], h)
+		if s := t.shared[k]; s.first == nil {
+			t.shared[k] = sharers{first: h}
+		} else {
+			t.shared[k] = sharers{s.first, append(s.more, h)}
+		}
 	}
 	if len(h.rec.Ranges) > 0 {
 		t.ranged = append(t.ranged, h)
@@ -93,9 +117,12 @@ func (t *lockTable) remove(h *held) {
 	}
 	for i := range h.rec.Reads {
 		k := docRef{h.partition, h.rec.Reads[i].Collection, h.rec.Reads[i].ID}
-		if left := without(t.shared[k], h); len(left) > 0 {
-			t.shared[k] = left
-		} else {
+		switch s := t.shared[k]; {
+		case s.first != h:
+			t.shared[k] = sharers{s.first, without(s.more, h)}
+		case len(s.more) > 0:
+			t.shared[k] = sharers{s.more[0], s.more[1:]}
+		default:
 			delete(t.shared, k)
 		}
 	}
@@ -127,7 +154,11 @@ func (t *lockTable) blocksOther(p placement.PartitionID, c placement.CollectionI
 	if h := t.excl[k]; h != nil && h.id != self {
 		return h
 	}
-	for _, h := range t.shared[k] {
+	s := t.shared[k]
+	if s.first != nil && s.first.id != self {
+		return s.first
+	}
+	for _, h := range s.more {
 		if h.id != self {
 			return h
 		}
@@ -189,9 +220,9 @@ func (t *lockTable) load(k txnRow, record []byte) error {
 	case record == nil:
 		delete(t.committed, k.txnKey)
 	case k.role == mvcc.RolePrepared:
-		h := &held{txnKey: k.txnKey, size: len(record)}
-		if err := h.rec.Decode(record); err != nil {
-			return sameFault(err)
+		h, err := newHeld(k.txnKey, record)
+		if err != nil {
+			return err
 		}
 		t.add(h)
 	default:

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -250,11 +251,25 @@ func bit(v bool) byte {
 	return 0
 }
 
+// txnRoom is memory for a transaction's command, with the steps that are many.
+type txnRoom struct {
+	txn     Txn
+	prepare Prepare
+	confirm Confirm
+	resolve Resolve
+}
+
 // txn reads a transaction's command. Its own decoder goes over the rest of the
 // entry and gives back what it has not read.
 func (d *entryDecoder) txn(kind commandKind) *Txn {
 	r := txn.Reader{B: d.b}
-	t := &Txn{ID: r.ID(), Partition: placement.PartitionID(r.Uvarint32()), Epoch: placement.Epoch(r.Uvarint())}
+	if len(d.txns) == cap(d.txns) {
+		d.txns = make([]txnRoom, 0, cap(d.commands)) // commands point to the one before
+	}
+	d.txns = d.txns[:len(d.txns)+1]
+	room := &d.txns[len(d.txns)-1]
+	t := &room.txn
+	t.ID, t.Partition, t.Epoch = r.ID(), placement.PartitionID(r.Uvarint32()), placement.Epoch(r.Uvarint())
 	truth := func() bool {
 		v := r.U8()
 		if v > 1 {
@@ -264,7 +279,7 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 	}
 	switch kind {
 	case kindPrepare, kindStage:
-		t.Prepare = &Prepare{}
+		t.Prepare = &room.prepare
 		if kind == kindStage {
 			if t.Prepare.Participants = r.Partitions(); len(t.Prepare.Participants) == 0 {
 				r.Fail(errors.New("staged without participants"))
@@ -273,7 +288,8 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 		p := t.Prepare
 		p.Home, p.Deadline, p.Born, p.Part = placement.PartitionID(r.Uvarint32()), r.Time(), r.Time(), r.Part()
 	case kindConfirm:
-		t.Confirm = &Confirm{At: r.Time()}
+		t.Confirm = &room.confirm
+		t.Confirm.At = r.Time()
 	case kindReject:
 		t.Reject = &Reject{}
 	case kindPoll:
@@ -284,7 +300,8 @@ func (d *entryDecoder) txn(kind commandKind) *Txn {
 		}
 		t.Decide = &Decide{MaxP: r.Time(), Participants: r.Partitions(), Part: r.Part()}
 	case kindResolve:
-		t.Resolve = &Resolve{Commit: truth(), At: r.Time()}
+		t.Resolve = &room.resolve
+		t.Resolve.Commit, t.Resolve.At = truth(), r.Time()
 	case kindSettle:
 		t.Settle = &Settle{Abort: truth(), Raise: r.Time()}
 	case kindCommit, kindCommitWrite:
@@ -379,7 +396,11 @@ func (a *applier) txn(c *Command, r *Result) error {
 	if err != nil {
 		return err
 	}
-	r.Txn = &answer
+	if len(a.answers) == cap(a.answers) {
+		a.answers = make([]txn.Answer, 0, len(a.m.decoder.commands))
+	}
+	a.answers = append(a.answers, answer)
+	r.Txn = &a.answers[len(a.answers)-1]
 	var code uint64
 	if answer.Conflict != nil {
 		code = uint64(answer.Conflict.Code)
@@ -432,13 +453,13 @@ func (a *applier) prepare(at hlc.Timestamp, t *Txn) (txn.Answer, error) {
 		rec.Reads, rec.Ranges = nil, nil
 	}
 	// The table outlives the entry: it has memory of its own.
-	row := rec.Append(nil)
-	h := &held{txnKey: k, size: len(row)}
-	if err := h.rec.Decode(row); err != nil {
+	a.row = rec.Append(a.row[:0])
+	h, err := newHeld(k, bytes.Clone(a.row))
+	if err != nil {
 		return txn.Answer{}, err
 	}
 	a.change(lockChange{add: h})
-	return txn.Answer{State: txn.Prepared, At: ts}, a.setRecord(k, mvcc.RolePrepared, row)
+	return txn.Answer{State: txn.Prepared, At: ts}, a.setRecord(k, mvcc.RolePrepared, a.row)
 }
 
 // staged is what home has said before of what it has staged.
@@ -524,7 +545,8 @@ func (a *applier) recordDecision(k txnKey, c hlc.Timestamp, participants []place
 	if len(participants) > 0 {
 		rec := &txn.CommittedRecord{At: c, Participants: participants}
 		a.change(lockChange{of: true, committed: k, record: rec})
-		if err := a.setRecord(k, mvcc.RoleCommitted, rec.Append(nil)); err != nil {
+		a.row = rec.Append(a.row[:0])
+		if err := a.setRecord(k, mvcc.RoleCommitted, a.row); err != nil {
 			return err
 		}
 	}

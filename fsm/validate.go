@@ -72,20 +72,20 @@ func heldBy(h *held, c placement.CollectionID, id string) *txn.Conflict {
 
 // differs says that a document that was read is another now.
 func differs(r *txn.Read, row *mvcc.Row, live bool) *txn.Conflict {
-	c := txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: r.ID, Version: row.Version}
+	var detail string
 	switch {
 	case !live && r.At == 0 || live && row.Updated == r.At:
 		return nil
 	case mutant.On(mutant.ReadsUnvalidated) && r.At != 0, mutant.On(mutant.AbsenceUnvalidated) && r.At == 0:
 		return nil
 	case !live:
-		c.Detail = "was deleted since it was read"
+		detail = "was deleted since it was read"
 	case r.At == 0:
-		c.Detail = "was created since it was not found"
+		detail = "was created since it was not found"
 	default:
-		c.Detail = "was written since it was read"
+		detail = "was written since it was read"
 	}
-	return &c
+	return &txn.Conflict{Code: wire.CodeTxnConflict, Collection: r.Collection, ID: r.ID, Version: row.Version, Detail: detail}
 }
 
 func tooOld(r *txn.Range) *txn.Conflict {
@@ -162,13 +162,18 @@ func (a *applier) intents(p placement.PartitionID, part *txn.Part, ts hlc.Timest
 		return nil, nil, nil
 	}
 	out := make([]txn.Intent, 0, len(part.Writes))
-	seen := map[docRef]struct{}{}
+	var seen map[docRef]struct{}
+	if len(part.Writes) > 1 {
+		seen = make(map[docRef]struct{}, len(part.Writes))
+	}
 	for i := range part.Writes {
 		w := &part.Writes[i]
 		if _, twice := seen[docRef{p, w.Collection, w.ID}]; twice {
 			return nil, &txn.Conflict{Code: wire.CodeBadRequest, Collection: w.Collection, ID: w.ID, Detail: "is named twice"}, nil
 		}
-		seen[docRef{p, w.Collection, w.ID}] = struct{}{}
+		if seen != nil {
+			seen[docRef{p, w.Collection, w.ID}] = struct{}{}
+		}
 		n, no, err := a.intent(p, w, ts)
 		if no != nil || err != nil {
 			return nil, no, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/impossibledb/idb/client/wire"
@@ -237,12 +238,12 @@ func AppendPartitions(dst []byte, ps []placement.PartitionID) []byte {
 	return dst
 }
 
-func (r *Reader) reads() []Read {
+func (r *Reader) reads(room []Read) []Read {
 	n := r.Count(1+1+8, MaxItems)
 	if n == 0 {
 		return nil
 	}
-	reads := make([]Read, 0, n)
+	reads := slices.Grow(room[:0], n)
 	for range n {
 		reads = append(reads, Read{Collection: placement.CollectionID(r.Uvarint32()), ID: r.Text(wire.MaxIDBytes), At: r.Time()})
 	}
@@ -266,7 +267,7 @@ func (r *Reader) ranges() []Range {
 
 // Part reads a part.
 func (r *Reader) Part() (p Part) {
-	p.Reads = r.reads()
+	p.Reads = r.reads(nil)
 	p.Ranges = r.ranges()
 	n := r.Count(1+1+1+1, MaxItems)
 	if n == 0 {

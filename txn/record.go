@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/impossibledb/idb/client/wire"
 	"github.com/impossibledb/idb/placement"
@@ -87,10 +88,11 @@ func (p *PreparedRecord) Append(dst []byte) []byte {
 	return dst
 }
 
-// Decode reads the record; it shares b's memory.
+// Decode reads the record; it shares b's memory. Where there is room in p's Reads
+// and Intents it uses that.
 func (p *PreparedRecord) Decode(b []byte) error {
 	staged := len(b) > 0 && b[0] == stagedFormat
-	r := &Reader{}
+	var r Reader
 	if staged {
 		r.B = b[1:]
 	} else {
@@ -99,6 +101,7 @@ func (p *PreparedRecord) Decode(b []byte) error {
 			return err
 		}
 	}
+	readRoom, intentRoom := p.Reads, p.Intents[:0]
 	*p = PreparedRecord{}
 	if staged {
 		if p.Participants = r.Partitions(); len(p.Participants) == 0 {
@@ -106,10 +109,10 @@ func (p *PreparedRecord) Decode(b []byte) error {
 		}
 	}
 	p.Home, p.At, p.Deadline, p.Born = placement.PartitionID(r.Uvarint32()), r.Time(), r.Time(), r.Time()
-	p.Reads = r.reads()
+	p.Reads = r.reads(readRoom)
 	p.Ranges = r.ranges()
 	if n := r.Count(1+1+1+1+8+1, MaxItems); n > 0 {
-		p.Intents = make([]Intent, 0, n)
+		p.Intents = slices.Grow(intentRoom, n)
 		for range n {
 			t := Intent{Collection: placement.CollectionID(r.Uvarint32()), ID: r.Text(wire.MaxIDBytes)}
 			flags := r.U8()
@@ -122,7 +125,7 @@ func (p *PreparedRecord) Decode(b []byte) error {
 			p.Intents = append(p.Intents, t)
 		}
 	}
-	return end(r, "prepared", b)
+	return end(&r, "prepared", b)
 }
 
 // CommittedRecord is home's decision, kept until every participant has
@@ -148,7 +151,7 @@ func (c *CommittedRecord) Decode(b []byte) error {
 		return err
 	}
 	*c = CommittedRecord{At: r.Time(), Participants: r.Partitions()}
-	return end(r, "committed", b)
+	return end(&r, "committed", b)
 }
 
 // Tombstone is what is left of a transaction that was refused, resolved or
@@ -170,17 +173,17 @@ func (t *Tombstone) Decode(b []byte) error {
 	if r.err == nil && t.State != Refused && t.State != Done && t.State != Aborted {
 		r.Fail(fmt.Errorf("%s is no end", t.State))
 	}
-	return end(r, "tombstone", b)
+	return end(&r, "tombstone", b)
 }
 
-func begin(b []byte, what string) (*Reader, error) {
+func begin(b []byte, what string) (Reader, error) {
 	switch {
 	case len(b) > 0 && b[0] > recordFormat:
-		return nil, fmt.Errorf("txn: %s record of format %d: %w", what, b[0], ErrNewer)
+		return Reader{}, fmt.Errorf("txn: %s record of format %d: %w", what, b[0], ErrNewer)
 	case len(b) == 0 || b[0] != recordFormat:
-		return nil, fmt.Errorf("txn: %s record of %d bytes: %w", what, len(b), ErrDamaged)
+		return Reader{}, fmt.Errorf("txn: %s record of %d bytes: %w", what, len(b), ErrDamaged)
 	}
-	return &Reader{B: b[1:]}, nil
+	return Reader{B: b[1:]}, nil
 }
 
 func end(r *Reader, what string, b []byte) error {
