@@ -53,11 +53,7 @@ var nodeSettingsTable = []setting{
 	{"disk-reserve", "SIZE", "256MiB", "free space to keep: below it writes are refused", size(func(s *nodeSettings, n int64) { s.DiskReserveBytes = uint64(n) })},
 	{"log-size", "SIZE", "512MiB", "disk for the log; followers further behind get a snapshot", size(func(s *nodeSettings, n int64) { s.LogBytes = n })},
 	{"state-cache", "SIZE", "64MiB", "memory for the state engine's block cache", size(func(s *nodeSettings, n int64) { s.StateCacheBytes = n })},
-	{"read-cache", "SIZE", "16MiB", "memory for documents written lately, for reads; 0: none", size(func(s *nodeSettings, n int64) {
-		if s.NewestBytes = n; n == 0 {
-			s.NewestBytes = -1
-		}
-	})},
+	{"read-cache", "SIZE", "16MiB", "memory for documents written lately, for reads; 0: none", sizeOrNone(func(s *nodeSettings, n int64) { s.NewestBytes = n })},
 	{"max-client-conns", "N", "4096", "connections accepted on the client port", number(func(s *nodeSettings, n int) { s.MaxClientConns = n })},
 	{"election-timeout", "DURATION", "500ms", "how long followers wait for a silent leader, 50ms to 1m", duration(func(s *nodeSettings, d time.Duration) { s.ElectionTimeout = d })},
 	{"log-level", "LEVEL", "info", "trace, debug, info, warn or error", setLogLevel},
@@ -256,6 +252,17 @@ func size(set func(*nodeSettings, int64)) func(*nodeSettings, string) error {
 			set(s, n)
 		}
 		return err
+	}
+}
+
+// sizeOrNone is size, or 0 for none, which is set as -1.
+func sizeOrNone(set func(*nodeSettings, int64)) func(*nodeSettings, string) error {
+	return func(s *nodeSettings, v string) error {
+		if v == "0" {
+			set(s, -1)
+			return nil
+		}
+		return size(set)(s, v)
 	}
 }
 

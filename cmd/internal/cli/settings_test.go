@@ -49,6 +49,19 @@ func TestSettingsPrecedence(t *testing.T) {
 	}
 }
 
+// What 0 turns off is off, and not as if nothing had been said.
+func TestReadCacheNone(t *testing.T) {
+	for value, want := range map[string]int64{"0": -1, "1MiB": 1 << 20} {
+		s, err := loadNodeSettings(settingsSource{flags: map[string]string{"id": "n1", "data": "d", "read-cache": value}})
+		if err != nil || s.NewestBytes != want {
+			t.Errorf("read-cache %s: %d, %v; want %d", value, s.NewestBytes, err, want)
+		}
+	}
+	if _, err := loadNodeSettings(settingsSource{flags: map[string]string{"id": "n1", "data": "d", "state-cache": "0"}}); err == nil {
+		t.Error("a state cache of 0 is accepted")
+	}
+}
+
 // TestSettingsEveryKey sets every key of the table in each source alone and
 // sees that it arrives: a key that is listed and not wired cannot pass.
 func TestSettingsEveryKey(t *testing.T) {
