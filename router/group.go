@@ -96,6 +96,8 @@ type Reader interface {
 	Count(c placement.CollectionID) (documents, bytes uint64, err error)
 	CountPrefix(spec fsm.ScanSpec) (documents uint64, cost wire.Cost, err error)
 
+	// Clock is the largest timestamp of an effect.
+	Clock() hlc.Timestamp
 	// LocksHeld is how many transactions are prepared; IntentsOn, which of them
 	// are about to write these documents.
 	LocksHeld() int

@@ -194,6 +194,11 @@ func (r *Router) commit(ctx context.Context, req *wire.CommitRequest) (*wire.Com
 		e = t.verify(ctx)
 	default:
 		a, e = t.run(ctx)
+		if e == nil && a.Conflict != nil && a.Conflict.Code == wire.CodeDuplicateValue {
+			// Of a document that has changed since it was read nothing follows: it
+			// may hold the value itself.
+			e = t.verify(ctx)
+		}
 	}
 	if e == nil {
 		if a.State == txn.Expired {

@@ -117,20 +117,18 @@ func (w *uniqueWrite) attempt(ctx context.Context, first bool) (o shardgroup.Out
 			return fail(err)
 		}
 	}
-	old, live, err := w.read(ctx)
+	old, live, since, err := w.read(ctx)
 	if err != nil {
 		return fail(err)
 	}
-	read := txn.Read{Collection: w.key.Collection, ID: w.key.ID}
-	if live {
-		read.At = hlc.Timestamp(old.UpdatedAt)
-	}
+	read := txn.Read{Collection: w.key.Collection, ID: w.key.ID, At: hlc.Timestamp(old.UpdatedAt)}
+	still := w.still(read.At, since)
 	body, no, err := w.evaluate(&old, live)
 	if err != nil {
 		return fail(err)
 	}
 	if no != nil {
-		return w.refuse(ctx, t, read, no)
+		return w.refuse(ctx, t, &still, no)
 	}
 
 	home := t.part(t.home)
@@ -182,11 +180,11 @@ func (w *uniqueWrite) attempt(ctx context.Context, first bool) (o shardgroup.Out
 	case wire.CodeTxnConflict:
 		return o, true
 	case wire.CodeDuplicateValue:
-		return w.refuse(ctx, t, read, &fsm.Refused{Code: c.Code, Detail: w.duplicate(c, takes, body)})
+		return w.refuse(ctx, t, &still, &fsm.Refused{Code: c.Code, Detail: w.duplicate(c, takes, body)})
 	case wire.CodeCollectionNotFound, wire.CodeInternal:
 		return fail(w.b.r.word(&wire.Error{Code: c.Code}, w.b.subject(w.i), c.Detail))
 	default:
-		return w.refuse(ctx, t, read, &fsm.Refused{Code: c.Code, Version: c.Version, Detail: c.Detail})
+		return w.refuse(ctx, t, &still, &fsm.Refused{Code: c.Code, Version: c.Version, Detail: c.Detail})
 	}
 }
 
@@ -204,17 +202,28 @@ func (w *uniqueWrite) transaction() *transaction {
 }
 
 // read is the newest version as this replica has it. Nobody is asked whether it
-// is: the commit is, and so is a refusal that rests on it.
-func (w *uniqueWrite) read(ctx context.Context) (d wire.Document, live bool, err error) {
+// is: the commit is, and so is a refusal that rests on it. What is written after
+// this has a time above since.
+func (w *uniqueWrite) read(ctx context.Context) (d wire.Document, live bool, since hlc.Timestamp, err error) {
 	if err := w.g.ClearReads(ctx, []fsm.ReadKey{w.key}, 0); err != nil {
-		return d, false, err
+		return d, false, 0, err
 	}
+	since = w.g.Machine().Clock()
 	d, err = w.g.Machine().Get(w.key, fsm.At{}, false)
 	var none *fsm.Error
 	if errors.As(err, &none) && none.Code == wire.CodeNotFound {
-		return wire.Document{}, false, nil
+		return wire.Document{}, false, since, nil
 	}
-	return d, err == nil, err
+	return d, err == nil, since, err
+}
+
+// still demands that the document is the version that was read, or has not been
+// there since (at is 0).
+func (w *uniqueWrite) still(at, since hlc.Timestamp) txn.Part {
+	if at == 0 {
+		return txn.Part{Ranges: []txn.Range{{Collection: w.key.Collection, From: w.key.ID, To: w.key.ID, At: since}}}
+	}
+	return txn.Part{Reads: []txn.Read{{Collection: w.key.Collection, ID: w.key.ID, At: at}}}
 }
 
 // evaluate is what the write makes of a document; nil: it is deleted.
@@ -240,17 +249,18 @@ func (w *uniqueWrite) evaluate(old *wire.Document, live bool) ([]byte, *fsm.Refu
 }
 
 // refuse keeps a refusal under the request's ID, if the document is still the
-// one that was read: so it was at the moment of whatever it is refused for. What
-// the attempt has locked is the refusal's, for it depends on the same document.
-func (w *uniqueWrite) refuse(ctx context.Context, of *transaction, read txn.Read, no *fsm.Refused) (shardgroup.Outcome, bool) {
+// one that was read: so it was at the moment of whatever it is refused for. One
+// that was not there must not have come and gone since: it would have held the
+// value itself. What the attempt has locked is the refusal's, for it depends on
+// the same document.
+func (w *uniqueWrite) refuse(ctx context.Context, of *transaction, still *txn.Part, no *fsm.Refused) (shardgroup.Outcome, bool) {
 	t := w.transaction()
 	if t.front = of.front; t.front {
 		w.g.PassLocks(of.id, t.id)
 		defer w.g.Unlock(t.id)
 	}
 	t.request.Refused = no
-	home := t.part(t.home)
-	home.Reads = append(home.Reads, read)
+	*t.part(t.home) = *still
 	a, e := t.run(ctx)
 	if e != nil && e.Code == wire.CodeTxnConflict { // it stepped back
 		return shardgroup.Outcome{}, true
