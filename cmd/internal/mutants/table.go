@@ -35,6 +35,7 @@ var (
 
 	staged       = catcher{ring: "unit", pkg: "fsm", run: "^TestStagedAborted$", seconds: 10}
 	coordinator  = catcher{ring: "unit", pkg: "txn", run: "^TestCommit$", seconds: 10}
+	recovery     = catcher{ring: "unit", pkg: "txn", run: "^TestRecovery$", seconds: 10}
 	endsSurvive  = catcher{ring: "unit", pkg: "fsm", run: "^TestEndsSurvive$", seconds: 30}
 	tailShown    = catcher{ring: "unit", pkg: "fsm", run: "^TestTailShownUntilSealed$", seconds: 10}
 	survive      = catcher{ring: "unit", pkg: "fsm", run: "^TestTransactionsSurvive$", seconds: 30}
@@ -114,7 +115,7 @@ var table = []row{
 	{mutant.CommitTooLow, "a commit timestamp is not the maximum of all votes", ruleTxns, `nobody lets go of|applies|below`, 500},
 	{mutant.ResolvedEarly, "participants are resolved before home has decided", ruleTxns, `writes took effect`, 500},
 	{mutant.ForgottenEarly, "home's record is dropped with the first confirmation", coordinator, `FAIL`, 3},
-	{mutant.AbortedAlone, "recovery aborts a participant without asking home", ruleTxns, `writes took effect`, 1000},
+	{mutant.AbortedAlone, "recovery aborts a participant without asking home", recovery, `sends \[resolve .*want \[abort-if-undecided`, 3},
 	{mutant.ClockUnraised, "a clock is not raised before the locks go", ruleTxns, `no order explains|time went back|applies`, 2000},
 	{mutant.LocksUnlooked, "what is prepared keeps no write away", ruleTxns, `that its lock should have kept|two writes are both version`, 500},
 	{mutant.ReadsUnlocked, "reads are not locked until the decision", ruleTxns, `no order explains`, 2000},
