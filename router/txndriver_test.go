@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -39,14 +40,24 @@ func TestDriverGoesOn(t *testing.T) {
 				for _, core := range c.groups {
 					core.setLeader("n1")
 				}
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				r := c.nodes[node].router
+				if _, e := r.commit(ctx, several(c)); e != nil {
+					t.Fatal(e)
+				}
+				until(t, "the first to end", func() bool { return r.TxnStats().Running == 0 })
+				r.txns.mu.Lock()
+				r.txns.ticks.Stop() // as it has when it fires and finds no drivers
+				r.txns.mu.Unlock()
+
 				req := several(c)
 				for _, core := range c.groups {
 					core.mu.Lock()
 					tc.disturb(core)
 					core.mu.Unlock()
 				}
-				r := c.nodes[node].router
-				reply, e := r.commit(t.Context(), req)
+				reply, e := r.commit(ctx, req)
 				if e != nil || reply.Time == 0 || reply.Cost.Groups < 2 {
 					t.Fatalf("commit: %+v %v", reply, e)
 				}
@@ -68,28 +79,13 @@ func TestCloseEndsDrivers(t *testing.T) {
 	c := newTestCluster(t, 1, 3)
 	c.put("n1", "users", "a", m{})
 	req := several(c)
-	for _, core := range c.groups {
-		core.mu.Lock()
-		for range 1 << 16 {
-			core.fail = append(core.fail, shardgroup.ErrOverloaded)
-		}
-		core.mu.Unlock()
-	}
+	overload(c)
 	r := c.nodes["n1"].router
-	ended := make(chan *wire.Error, 1)
-	go func() { // joined below
-		_, e := r.commit(t.Context(), req)
-		ended <- e
-	}()
+	ended := committing(t, r, req)
 	until(t, "the driver to be at work", func() bool { return r.TxnStats().Running == 1 })
 	r.Close()
-	select {
-	case e := <-ended:
-		if e == nil || !e.Code.Unknown() {
-			t.Errorf("who waits was told %v", e)
-		}
-	case <-time.After(5 * time.Second):
-		t.Fatal("who waits was not told")
+	if e := <-ended; e == nil || !e.Code.Unknown() {
+		t.Errorf("who waits was told %v", e)
 	}
 	if n := r.TxnStats().Running; n != 0 {
 		t.Errorf("%d coordinators are at work after Close", n)
@@ -97,4 +93,94 @@ func TestCloseEndsDrivers(t *testing.T) {
 	if _, e := r.commit(t.Context(), several(c)); e == nil || e.Code != wire.CodeOverloaded {
 		t.Errorf("a closed router answers %v", e)
 	}
+}
+
+// Of a driver that Close has ended nothing more is sent, though the answers that
+// it was waiting for come: the groups may be closed already.
+func TestCloseSilencesDrivers(t *testing.T) {
+	c := newTestCluster(t, 2, 3)
+	c.put("n1", "users", "a", m{})
+	req := several(c)
+	v := c.places.View()
+	users, _ := v.Collection("users")
+	home := c.groups[v.Owner(partitionOf(v, users, "a"))]
+	for _, core := range c.groups {
+		core.setLeader("n2")
+	}
+	home.setLeader("n1")
+	sent, answer := make(chan struct{}, 2), make(chan struct{})
+	c.mu.Lock()
+	c.intercept = func(_, _ placement.NodeID, kind wire.Kind) error {
+		if kind == wire.KindGroupTxn {
+			sent <- struct{}{}
+			<-answer
+		}
+		return nil
+	}
+	c.mu.Unlock()
+	r := c.nodes["n1"].router
+	ended := committing(t, r, req)
+	for range len(c.groups) - 1 {
+		<-sent // by a goroutine of the driver, which home has answered meanwhile
+	}
+	until(t, "home to prepare", func() bool { return home.machine.LocksHeld() > 0 })
+	home.mu.Lock()
+	before := home.index
+	home.mu.Unlock()
+
+	closed := make(chan struct{})
+	go func() { defer close(closed); r.Close() }() // joined below
+	until(t, "the driver to be stopped", func() bool { return r.TxnStats().Running == 0 })
+	if e := <-ended; e == nil || !e.Code.Unknown() {
+		t.Errorf("who waits was told %v", e)
+	}
+	close(answer) // all have prepared: home would be told
+	<-closed
+	home.mu.Lock()
+	defer home.mu.Unlock()
+	if home.index != before {
+		t.Errorf("%d entries were proposed after the driver had been stopped", home.index-before)
+	}
+	if n := r.TxnStats().Running; n != 0 {
+		t.Errorf("%d coordinators are at work after Close", n)
+	}
+}
+
+// Close does not wait for a transaction in one group that waits for its turn.
+func TestCloseEndsCommitInOneGroup(t *testing.T) {
+	c := newTestCluster(t, 1, 1)
+	c.put("n1", "users", "a", m{})
+	req := several(c)
+	req.TimeoutMillis = uint32(maxTxnTimeout / time.Millisecond)
+	overload(c)
+	r := c.nodes["n1"].router
+	ended := committing(t, r, req)
+	until(t, "it to be at work", func() bool { return r.TxnStats().Running == 1 })
+	began := time.Now()
+	r.Close()
+	if e := <-ended; e == nil {
+		t.Error("who waits was told that it is committed")
+	}
+	if took := time.Since(began); took > maxTxnTimeout/2 {
+		t.Errorf("Close took %s", took)
+	}
+}
+
+// overload has every group refuse what is proposed.
+func overload(c *testCluster) {
+	for _, core := range c.groups {
+		core.mu.Lock()
+		core.fail = repeat(shardgroup.ErrOverloaded, 1<<16)
+		core.mu.Unlock()
+	}
+}
+
+// committing commits in a goroutine, which ends with the router if not before.
+func committing(t *testing.T, r *Router, req *wire.CommitRequest) <-chan *wire.Error {
+	ended := make(chan *wire.Error, 1)
+	go func() { // joined by who receives
+		_, e := r.commit(t.Context(), req)
+		ended <- e
+	}()
+	return ended
 }

@@ -32,6 +32,19 @@ func socketPair(t *testing.T) (a, b *net.TCPConn) {
 	return dialed.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
+// testSocket is newSocket, where there are sockets.
+func testSocket(t *testing.T, nc net.Conn) *socket {
+	t.Helper()
+	if !canTry {
+		t.Skip("package net does it all here")
+	}
+	s := newSocket(nc)
+	if s == nil {
+		t.Fatal("a TCP connection is taken for no socket")
+	}
+	return s
+}
+
 // What a socket says at the end of its connection is what package net says.
 func TestSocketEnds(t *testing.T) {
 	ends := map[string]func(ours, theirs *net.TCPConn){
@@ -42,10 +55,7 @@ func TestSocketEnds(t *testing.T) {
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := socketPair(t)
-			s := newSocket(ours)
-			if s == nil {
-				t.Skip("package net does it all here")
-			}
+			s := testSocket(t, ours)
 			if _, err := theirs.Write([]byte("abc")); err != nil {
 				t.Fatal(err)
 			}
@@ -80,10 +90,7 @@ func TestSocketEnds(t *testing.T) {
 // A socket that is full takes what fits, and then nothing, without waiting.
 func TestSocketTakesWhatFits(t *testing.T) {
 	ours, theirs := socketPair(t)
-	s := newSocket(ours)
-	if s == nil {
-		t.Skip("package net does it all here")
-	}
+	s := testSocket(t, ours)
 	piece := make([]byte, 48<<10)
 	sent := 0
 	for {
