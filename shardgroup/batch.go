@@ -122,7 +122,6 @@ func (e *refusedError) Unwrap() error { return e.err }
 type batch struct {
 	props   []*proposal
 	callers int // commands that somebody waits for, all but riders
-	steps   int // those of transactions
 	term    uint64
 	since   time.Time
 	round   uint64 // of the cadence, 0: none
@@ -175,9 +174,13 @@ func (b *batcher) add(props []*proposal, urgent bool) {
 			}
 		}
 	}
+	b.g.host.cadence.moved(refused, 0)
+	asks := b.asksLocked()
 	b.cond.Signal()
 	b.mu.Unlock()
-	b.g.host.cadence.came(refused)
+	if refused > 0 {
+		b.g.host.cadence.came(asks)
+	}
 	if err != nil {
 		for _, p := range props[refused:] {
 			p.finish(fsm.Result{}, err)
@@ -275,7 +278,7 @@ func (b *batcher) take() *batch {
 			if announced {
 				b.g.host.logs.Forgo(1)
 			}
-			cadence.leave(round, 0, 0)
+			cadence.leave(round)
 			b.mu.Lock()
 			continue
 		}
@@ -309,11 +312,6 @@ func (b *batcher) take() *batch {
 		b.head = 0
 	}
 	bt.callers = n
-	for _, p := range bt.props {
-		if p.cmd.Txn != nil {
-			bt.steps++
-		}
-	}
 	bt.props = b.boardLocked(bt.props, size)
 	for _, p := range bt.props {
 		p.cmd.Time = b.memory.Assign(b.g.host.cfg.Clock.Now())
@@ -330,6 +328,9 @@ func (b *batcher) take() *batch {
 	cadence.moved(-n, n)
 	return bt
 }
+
+// asksLocked: what was queued makes it ask for a turn.
+func (b *batcher) asksLocked() bool { return !b.waits && b.turn == 0 && len(b.flying) == 0 }
 
 // turnLocked: an entry may start now. A second one in flight is full enough to
 // go by itself.
@@ -429,7 +430,7 @@ func (b *batcher) landed(bt *batch, answer any, err error) {
 	b.g.host.cadence.moved(requeued, -bt.callers)
 	b.cond.Signal()
 	b.mu.Unlock()
-	b.g.host.cadence.leave(bt.round, bt.callers, bt.steps)
+	b.g.host.cadence.leave(bt.round)
 	if err != nil {
 		b.g.forgo() // perhaps it never came to the log
 	}

@@ -12,10 +12,12 @@ const (
 	// lightLoad is how many commands a node has to have, waiting and in flight,
 	// before an entry waits for anything but its own group.
 	lightLoad = 8
-	// restFor is how long a round waits for the callers of the one before.
-	restFor = time.Millisecond
-	// restShare is the part of them, in percent, that it does not wait beyond.
-	restShare = 90
+	// A round waits for the callers of the one before: restFor at most, when the
+	// first have come no longer than restGap for the next, and not for more of them
+	// than restShare, in percent.
+	restFor   = 2 * time.Millisecond
+	restGap   = 400 * time.Microsecond
+	restShare = 75
 	// A round that has not landed after four usual ones is not waited for: a
 	// group may have lost its majority.
 	minRound = 5 * time.Millisecond
@@ -27,8 +29,7 @@ const (
 // every replica, hardly depends on how many commands it carries, and groups
 // that start together share syncs; so under load a round begins when the one
 // before has landed and most of its callers are back with their next command.
-// The callers of transactions have to read before, and are not waited for. Under
-// light load nothing waits.
+// Under light load nothing waits.
 type cadence struct {
 	logs *seglog.Log // that the groups write to; nil: bursts are not announced
 
@@ -41,9 +42,9 @@ type cadence struct {
 	queued  int           // guarded by mu; commands that wait, in all groups
 	sent    int           // guarded by mu; commands in flight, in all groups
 	most    int           // guarded by mu; commands that waited or flew at once since the round began
-	landed  int           // guarded by mu; commands of the round's entries that have landed
-	steps   int           // guarded by mu; of transactions, among those
 	began   time.Time     // guarded by mu; of the round
+	ended   time.Time     // guarded by mu; when it had landed
+	last    time.Time     // guarded by mu; when commands came since, zero: none came
 	usual   time.Duration // guarded by mu; how long a round takes
 	timer   *time.Timer   // guarded by mu; ends the round or the rest
 }
@@ -55,9 +56,13 @@ func (c *cadence) enter(b *batcher) (round uint64, now bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.resting:
+		if c.queued >= c.enough {
+			c.timer.Reset(0)
+		}
 	case c.queued+c.sent < lightLoad:
 		return 0, true
-	case c.flying == 0 && !c.resting:
+	case c.flying == 0:
 		c.beginLocked(1)
 		return c.round, true
 	}
@@ -65,9 +70,8 @@ func (c *cadence) enter(b *batcher) (round uint64, now bool) {
 	return 0, false
 }
 
-// leave reports that an entry of a round has landed, how many callers it had
-// and how many of those were transactions, or that a turn is not used.
-func (c *cadence) leave(round uint64, callers, steps int) {
+// leave reports that an entry of a round has landed, or that a turn is not used.
+func (c *cadence) leave(round uint64) {
 	if round == 0 {
 		return
 	}
@@ -76,17 +80,17 @@ func (c *cadence) leave(round uint64, callers, steps int) {
 		c.mu.Unlock()
 		return // given up
 	}
-	c.landed += callers
-	c.steps += steps
 	var turn []*batcher
 	if c.flying--; c.flying == 0 {
-		c.tookLocked(time.Since(c.began))
+		c.ended = time.Now()
+		c.last = time.Time{}
+		c.tookLocked(c.ended.Sub(c.began))
 		c.enough = c.most * restShare / 100
-		if 2*c.steps >= c.landed || c.queued >= c.enough {
+		if c.queued >= c.enough {
 			turn = c.nextLocked()
 		} else {
 			c.resting = true
-			c.timer.Reset(restFor)
+			c.timer.Reset(c.restLeftLocked())
 		}
 	}
 	round = c.round
@@ -94,14 +98,21 @@ func (c *cadence) leave(round uint64, callers, steps int) {
 	c.giveTurns(turn, round)
 }
 
-// came reports commands that wait now. No batcher's lock is held.
-func (c *cadence) came(n int) {
+// came says that commands have come, of a group that asks for its turn presently
+// or has done so. No batcher's lock is held.
+func (c *cadence) came(asks bool) {
 	c.mu.Lock()
-	c.queued += n
-	c.most = max(c.most, c.queued+c.sent)
 	var turn []*batcher
-	if c.resting && c.queued >= c.enough {
+	switch {
+	case !c.resting:
+	case c.queued >= c.enough && !asks:
 		turn = c.nextLocked()
+	default:
+		first := c.last.IsZero()
+		c.last = time.Now()
+		if first && c.queued < c.enough {
+			c.timer.Reset(c.restLeftLocked())
+		}
 	}
 	round := c.round
 	c.mu.Unlock()
@@ -121,10 +132,14 @@ func (c *cadence) moved(queued, sent int) {
 func (c *cadence) late() {
 	c.mu.Lock()
 	var turn []*batcher
-	if limit := c.limitLocked(); c.resting || c.flying > 0 && time.Since(c.began) >= limit {
-		if c.flying > 0 {
-			c.tookLocked(limit)
+	if c.resting {
+		if left := c.restLeftLocked(); left > 0 && c.queued < c.enough {
+			c.timer.Reset(left)
+		} else {
+			turn = c.nextLocked()
 		}
+	} else if limit := c.limitLocked(); c.flying > 0 && time.Since(c.began) >= limit {
+		c.tookLocked(limit)
 		turn = c.nextLocked()
 	}
 	round := c.round
@@ -143,7 +158,7 @@ func (c *cadence) nextLocked() []*batcher {
 func (c *cadence) beginLocked(entries int) {
 	c.round++
 	c.flying, c.resting = entries, false
-	c.most, c.landed, c.steps, c.began = c.queued+c.sent, 0, 0, time.Now()
+	c.most, c.began = c.queued+c.sent, time.Now()
 	if c.timer == nil {
 		c.timer = time.AfterFunc(c.limitLocked(), c.late)
 	} else if entries > 0 {
@@ -154,6 +169,16 @@ func (c *cadence) beginLocked(entries int) {
 func (c *cadence) tookLocked(d time.Duration) { c.usual += (min(d, maxRound) - c.usual) / 8 }
 
 func (c *cadence) limitLocked() time.Duration { return min(max(4*c.usual, minRound), maxRound) }
+
+// restLeftLocked is how long the round waits for callers yet: altogether not
+// longer than a round takes.
+func (c *cadence) restLeftLocked() time.Duration {
+	end := c.ended.Add(min(c.usual, restFor))
+	if gap := c.last.Add(restGap); !c.last.IsZero() && gap.Before(end) {
+		end = gap
+	}
+	return time.Until(end)
+}
 
 // giveTurns lets groups start.
 func (c *cadence) giveTurns(turn []*batcher, round uint64) {
@@ -172,7 +197,7 @@ func (c *cadence) giveTurns(turn []*batcher, round uint64) {
 			if u != nil {
 				c.logs.Forgo(1)
 			}
-			c.leave(round, 0, 0)
+			c.leave(round)
 		}
 	}
 }

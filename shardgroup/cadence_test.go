@@ -13,6 +13,12 @@ func seat() *batcher {
 	return b
 }
 
+// come is what add does for a group that has asked already.
+func come(c *cadence, n int) {
+	c.moved(n, 0)
+	c.came(false)
+}
+
 // ask is what take does: it asks for a turn for b.
 func ask(c *cadence, b *batcher) (round uint64, now bool) {
 	b.mu.Lock()
@@ -39,7 +45,7 @@ func TestCadenceLightLoad(t *testing.T) {
 			if round, now := ask(&c, seat()); round != 0 || !now {
 				t.Fatalf("with %d commands on the node a group got round %d, start %v; want to start at once and in no round", i, round, now)
 			}
-			c.came(1)
+			come(&c, 1)
 		}
 		if round, now := ask(&c, seat()); round == 0 || !now {
 			t.Errorf("with %d commands the first group got round %d, start %v; want the first round", lightLoad, round, now)
@@ -52,7 +58,7 @@ func TestCadenceTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c cadence
 		defer c.stop()
-		c.came(40)
+		come(&c, 40)
 		first, _ := ask(&c, seat())
 		c.moved(-10, 10)
 		a, b := seat(), seat()
@@ -62,49 +68,56 @@ func TestCadenceTogether(t *testing.T) {
 			}
 		}
 		c.moved(0, -10)
-		c.came(10) // the callers are back already
-		c.leave(first, 10, 0)
+		come(&c, 10) // the callers are back already
+		c.leave(first)
 		ra, rb := turn(a), turn(b)
 		if ra == 0 || ra != rb || ra == first {
 			t.Fatalf("groups that waited for round %d got rounds %d and %d, want the next one for both", first, ra, rb)
 		}
-		c.leave(ra, 10, 0)
+		c.leave(ra)
 		if _, now := ask(&c, seat()); now {
 			t.Error("a group started while one of the round has not landed")
 		}
 	})
 }
 
-// A round that has landed leaves its callers a moment to come back, but not
-// those of transactions, who have something else to do first.
+// A round that has landed leaves its callers a moment to come back.
 func TestCadenceRests(t *testing.T) {
+	type back struct {
+		after time.Duration
+		n     int
+	}
 	for _, c := range []struct {
-		name        string
-		steps, back int // of ten
-		rests       time.Duration
+		name  string
+		usual time.Duration // a round takes
+		back  []back
+		rests time.Duration
 	}{
-		{"none back", 0, 0, restFor},
-		{"most of them back", 0, 10, restFor / 2},
-		{"none back, some of transactions", 4, 0, restFor},
-		{"transactions", 5, 0, 0},
+		{"none back", 2 * restFor, nil, restFor},
+		{"none back, rounds are short", restFor / 2, nil, restFor / 2},
+		{"enough of them back", 2 * restFor, []back{{restFor / 2, 5}}, restFor / 2},
+		{"some back, then nobody", 2 * restFor, []back{{restGap / 2, 2}, {restGap, 2}}, 2 * restGap},
+		{"the last just before the end", 2 * restFor, []back{{restFor - restGap/2, 1}}, restFor},
+		{"one after the other", 2 * restFor, []back{{restGap, 1}, {3 * restGap / 2, 1}, {2 * restGap, 1}}, 3 * restGap},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var cad cadence
+				cad := cadence{usual: c.usual}
 				defer cad.stop()
-				cad.came(20)
+				come(&cad, 20)
 				first, _ := ask(&cad, seat())
 				cad.moved(-10, 10)
 				next := seat()
 				ask(&cad, next)
+				time.Sleep(c.usual)
 				cad.moved(0, -10)
 				landed := time.Now()
-				cad.leave(first, 10, c.steps)
-				if c.back > 0 {
-					time.AfterFunc(restFor/2, func() { cad.came(c.back) })
+				cad.leave(first)
+				for _, b := range c.back {
+					time.AfterFunc(b.after, func() { come(&cad, b.n) })
 				}
 				for turn(next) == 0 {
-					if time.Since(landed) > restFor {
+					if time.Since(landed) > 2*restFor {
 						t.Fatal("the next round did not begin")
 					}
 					time.Sleep(restFor / 100)
@@ -118,13 +131,44 @@ func TestCadenceRests(t *testing.T) {
 	}
 }
 
+// While a round waits, few commands do not go ahead, and the group of the last
+// that it waits for goes with it.
+func TestCadenceLastToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cad := cadence{usual: restFor}
+		defer cad.stop()
+		come(&cad, 20)
+		first, _ := ask(&cad, seat())
+		cad.moved(-20, 20)
+		time.Sleep(restFor)
+		cad.moved(0, -20)
+		cad.leave(first)
+		early, last := seat(), seat()
+		come(&cad, 3)
+		if _, now := ask(&cad, early); now {
+			t.Fatal("a group started while the round waits for callers")
+		}
+		cad.moved(15, 0)
+		cad.came(true)
+		synctest.Wait()
+		if turn(early) != 0 {
+			t.Fatal("the round began without the group whose commands were the last")
+		}
+		ask(&cad, last)
+		synctest.Wait()
+		if e, l := turn(early), turn(last); e == 0 || e != l {
+			t.Errorf("rounds %d and %d, want the next one for both, at once", e, l)
+		}
+	})
+}
+
 // An entry that does not land holds the others up for the length of some rounds,
 // and what becomes of it later moves nothing.
 func TestCadenceStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c cadence
 		defer c.stop()
-		c.came(40)
+		come(&c, 40)
 		stuck, _ := ask(&c, seat())
 		next := seat()
 		ask(&c, next)
@@ -139,7 +183,7 @@ func TestCadenceStuck(t *testing.T) {
 		if round == 0 {
 			t.Fatal("groups wait for an entry that does not land")
 		}
-		c.leave(stuck, 10, 0)
+		c.leave(stuck)
 		if _, now := ask(&c, seat()); now {
 			t.Error("the landing of a round that was given up ended the present one")
 		}
@@ -151,14 +195,14 @@ func TestCadenceStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c cadence
 		defer c.stop()
-		c.came(40)
+		come(&c, 40)
 		first, _ := ask(&c, seat())
 		gone := seat()
 		ask(&c, gone)
 		gone.mu.Lock()
 		gone.stopped = true
 		gone.mu.Unlock()
-		c.leave(first, 10, 0)
+		c.leave(first)
 		if _, now := ask(&c, seat()); !now {
 			t.Error("the turn of a group that stopped was not given back")
 		}

@@ -187,9 +187,11 @@ func (b *batcher) redeem(term, token uint64, p *proposal) error {
 	}
 	b.queueLocked(p)
 	b.letGoLocked()
+	b.g.host.cadence.moved(1, 0)
+	asks := b.asksLocked()
 	b.cond.Signal()
 	b.mu.Unlock()
-	b.g.host.cadence.came(1)
+	b.g.host.cadence.came(asks)
 	return nil
 }
 
