@@ -172,26 +172,23 @@ func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id
 	if err := m.check(home, epoch); err != nil {
 		return answer, err
 	}
+	// The table before the tail, and the tail before the rows: what leaves the one
+	// is in the next.
+	if answer, found := m.unfinished(txnKey{home, id}); found {
+		return answer, nil
+	}
 	request := wire.RequestID(id)
 	k := requestKeyOf(home, &request)
-	// Before the tables and the rows: what was decided below the horizon is in a
-	// table or settled, and what leaves the tail is in rows.
 	b, found, requests := m.told(&k, ofRequest|ofHome)
-	expired := hlc.Timestamp(id.Time) < requests
-	if found && !expired {
-		return decodeDecision(b)
-	}
-	m.locks.mu.RLock()
-	rec := m.locks.table.committed[txnKey{home, id}]
-	h := m.locks.table.prepared[txnKey{home, id}]
-	m.locks.mu.RUnlock()
 	switch {
-	case rec != nil:
-		return txn.Answer{State: txn.Committed, At: rec.At}, nil
-	case h != nil && len(h.rec.Participants) > 0:
-		return h.staged(), nil
-	case expired:
+	case hlc.Timestamp(id.Time) < requests:
+		// What was decided meanwhile, and is below the horizon, is in the table or settled.
+		if answer, found := m.unfinished(txnKey{home, id}); found {
+			return answer, nil
+		}
 		return txn.Answer{State: txn.Expired}, nil
+	case found:
+		return decodeDecision(b)
 	}
 	r, err := m.reader()
 	if err != nil {
@@ -209,4 +206,18 @@ func (m *Machine) Decision(home placement.PartitionID, epoch placement.Epoch, id
 		return m.Decision(home, epoch, id) // its row may have gone while it was looked for
 	}
 	return txn.Answer{}, nil
+}
+
+// unfinished is what home's table says of a transaction: Committed, as long as
+// not all participants have resolved, or Staged.
+func (m *Machine) unfinished(k txnKey) (answer txn.Answer, found bool) {
+	m.locks.mu.RLock()
+	defer m.locks.mu.RUnlock()
+	if rec := m.locks.table.committed[k]; rec != nil {
+		return txn.Answer{State: txn.Committed, At: rec.At}, true
+	}
+	if h := m.locks.table.prepared[k]; h != nil && len(h.rec.Participants) > 0 {
+		return h.staged(), true
+	}
+	return txn.Answer{}, false
 }

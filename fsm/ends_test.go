@@ -235,6 +235,47 @@ func TestDecisionsBesideWriter(t *testing.T) {
 	}
 }
 
+// TestStagedIsNeverUndecided asks for what is staged while it is confirmed and
+// forgotten: its client may know already that it is committed, so nobody is told
+// that it is undecided, however long he is stopped on his way.
+func TestStagedIsNeverUndecided(t *testing.T) {
+	r := newReplica(t, nil)
+	r.mustApply(mustEntry(t, 1, Command{Own: &Own{Epoch: 1, Partitions: []placement.PartitionID{0, 1}}}))
+	id := func(n uint64) txn.ID { return txn.ID(request(1000+n, n)) }
+	const last = 1000
+	var staged atomic.Uint64
+	var stop atomic.Bool
+	var bg sync.WaitGroup
+	for range 6 { // more than there are processors, so that each is stopped often
+		bg.Go(func() {
+			for !stop.Load() {
+				n := staged.Load()
+				if n == 0 {
+					continue
+				}
+				if d, err := r.Decision(0, 1, id(n)); err != nil || d.State != txn.Staged && d.State != txn.Committed {
+					t.Errorf("%d was staged, and is %s (%v)", n, d.State, err)
+					return
+				}
+			}
+		})
+	}
+	index := uint64(1)
+	step := func(n uint64, x Txn) hlc.Timestamp {
+		index++
+		x.ID, x.Epoch = id(n), 1
+		return r.mustApply(mustEntry(t, index, Command{Time: hlc.Timestamp(index), Txn: &x}))[0][0].Txn.At
+	}
+	for n := uint64(1); n <= last && !t.Failed(); n++ {
+		at := step(n, Txn{Prepare: &Prepare{Participants: []placement.PartitionID{1}, Deadline: hlc.Max, Part: writes(t, "a", `{}`)}})
+		staged.Store(n)
+		step(n, Txn{Confirm: &Confirm{At: at}})
+		step(n, Txn{Forget: &Forget{}})
+	}
+	stop.Store(true)
+	bg.Wait()
+}
+
 // TestTailShownUntilSealed stops between the steps of an entry that seals: what
 // was decided before is told at each of them, what it decides itself when its
 // batch is readable.
