@@ -53,7 +53,10 @@ func (d *txnDriver) begin() bool {
 		return false
 	}
 	d.mu.Lock()
-	out := d.stepsLocked(d.c.Begin())
+	var out []carried
+	if !d.over { // the router may be closed already
+		out = d.stepsLocked(d.c.Begin())
+	}
 	d.mu.Unlock()
 	d.send(out, 0)
 	return true

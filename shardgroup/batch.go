@@ -631,7 +631,7 @@ func (g *Group) ProposeMany(ctx context.Context, cs []fsm.Command) []Outcome {
 	return outs
 }
 
-// admit refuses what cannot be proposed now.
+// admit refuses what cannot be proposed now, and waits for a term that begins.
 func (g *Group) admit(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ErrTimeout
@@ -639,6 +639,11 @@ func (g *Group) admit(ctx context.Context) error {
 	if _, err := g.term(ctx); err != nil {
 		return err
 	}
+	return g.shortOfDisk()
+}
+
+// shortOfDisk says why nothing may be written, if that is so.
+func (g *Group) shortOfDisk() error {
 	if g.host.full.Load() {
 		return &DiskFullError{Group: g.id, Nodes: []placement.NodeID{g.host.cfg.NodeID}}
 	}

@@ -99,7 +99,9 @@ func (g *Group) StartTxn(c fsm.Command, done func(fsm.Result, error)) bool {
 
 // starting makes a proposal that tells its outcome, if one can be taken now.
 func (g *Group) starting(c fsm.Command, done func(fsm.Result, error)) (*proposal, bool) {
-	if g.ready.Load() == 0 || g.admit(context.Background()) != nil {
+	// Not admit: a term that begins now may wait for this very goroutine, which
+	// tells the outcome of its first entry.
+	if g.ready.Load() == 0 || g.check() != nil || g.shortOfDisk() != nil {
 		return nil, false
 	}
 	p, err := newProposal(c, time.Now(), nil, nil)
