@@ -432,6 +432,7 @@ func (x *batch) Read(body []byte, lost bool) error {
 	var wait *wire.Error // of the first write that is to be sent again
 	left := x.left[:0:len(x.left)]
 	aside := len(x.gone)
+	vague := false // a write ended without it being known what earlier attempts did
 	for i, o := range x.left {
 		r := &reply.Results[i]
 		if r.Error == nil {
@@ -440,6 +441,7 @@ func (x *batch) Read(body []byte, lost bool) error {
 			continue
 		}
 		if x.ordered && wait != nil && r.Error.Code == wire.CodeNotAttempted {
+			o.doubt = o.doubt || lost
 			left = append(left, o) // its turn comes when the one before is settled
 			continue
 		}
@@ -448,6 +450,9 @@ func (x *batch) Read(body []byte, lost bool) error {
 			continue
 		}
 		pending, doubtful := route.Pending(r.Error, lost || o.doubt)
+		if r.Error.Code == wire.CodeNotAttempted {
+			doubtful = vague && (lost || o.doubt) // an earlier attempt need not have stopped there
+		}
 		if pending && r.Error.Code == wire.CodeInternal {
 			if x.faults++; x.faults > serverFaults {
 				pending = false
@@ -469,6 +474,7 @@ func (x *batch) Read(body []byte, lost bool) error {
 				wait = r.Error
 			}
 		case doubtful:
+			vague = true
 			o.finish(ofFailure(&route.Failure{Refusal: r.Error, Unknown: true, Attempts: 1}, o.name, x.collection, o.item.ID))
 		default:
 			o.finish(ofRefusal(r.Error, o.name, x.collection, o.item.ID))

@@ -353,6 +353,41 @@ func TestBulkInDoubt(t *testing.T) {
 	}
 }
 
+// An ordered bulk whose first answer is lost, and which stops the second time
+// where it need not have stopped before: what follows is in doubt too.
+func TestOrderedBulkInDoubt(t *testing.T) {
+	for _, tc := range []struct {
+		stop wire.Code
+		want error
+	}{
+		{wire.CodeOutcomeExpired, client.ErrOutcomeUnknown},
+		{wire.CodeAlreadyExists, client.ErrNotAttempted},
+	} {
+		c := newCluster(t, 1, 1)
+		db := c.dial(t)
+		docs := db.Collection("docs")
+		must(docs.Put(t.Context(), "x", client.D{}))(t)
+		skipped := &wire.Error{Code: wire.CodeNotAttempted, Message: "not attempted"}
+		var n atomic.Int64
+		c.faults(func(_ *server, r *wire.Request) fault {
+			switch {
+			case r.Kind != wire.KindWrite:
+				return fault{}
+			case n.Add(1) == 1:
+				return fault{effect: true, cut: true}
+			}
+			return fault{items: map[int]*wire.Error{0: {Code: tc.stop, Message: "stop"}, 1: skipped}}
+		})
+		b := db.OrderedBulk()
+		b.Insert(docs, "0", client.D{})
+		b.Insert(docs, "1", client.D{})
+		res, err := b.Do(t.Context())
+		if n.Load() != 2 || !errors.Is(res.Items[1].Err, tc.want) {
+			t.Errorf("stopped by %d: after %d requests item 1 is %v (%v), want %v", tc.stop, n.Load(), res.Items[1].Err, err, tc.want)
+		}
+	}
+}
+
 // A group remembers no request IDs as old as those that this client makes: the
 // group's clock is ahead of all that the client has heard of. Its refusals have
 // the time, and the writes are done under IDs of that time; one whose ID is the

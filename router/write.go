@@ -85,9 +85,18 @@ func (r *Router) write(ctx context.Context, req *wire.WriteRequest) (*wire.Write
 	}, nil
 }
 
-// notAttempted marks what comes after a failed item of an ordered write.
+// notAttempted marks what comes after a failed item of an ordered write. A
+// refusal that says nothing of earlier attempts does not say either that those
+// stopped at this item.
 func (b *batch) notAttempted(failed int) {
+	c := b.results[failed].Error.Code
+	stopped := decided(c) && !c.Unknown()
 	for i := failed + 1; i < len(b.results); i++ {
+		if !stopped && b.unknown != nil && b.unknown[i] {
+			b.results[i] = wire.WriteResult{Error: refuse(wire.CodeOutcomeUnknown,
+				"%s: an attempt may have happened, and the later one stopped at item %d of this ordered write, of which nothing is known either (retry under the same request ID)", b.subject(i), failed+1)}
+			continue
+		}
 		b.results[i] = wire.WriteResult{Error: refuse(wire.CodeNotAttempted,
 			"%s: not attempted, because item %d of this ordered write failed", subject{b.req.Collection, b.req.Items[i].ID}, failed+1)}
 	}

@@ -306,6 +306,39 @@ func TestUnknownStaysUnknown(t *testing.T) {
 	}
 }
 
+// An ordered write that is carried again, and stops where the first attempt need
+// not have stopped: what follows may have happened too.
+func TestOrderedStaysUnknown(t *testing.T) {
+	c := newTestCluster(t, 3, 1)
+	core := c.groups[1]
+	core.setLeader("n2")
+	c.put("n2", "users", "there", m{})
+	for _, x := range []struct {
+		name          string
+		id            string
+		fail          []error
+		first, second wire.Code
+	}{
+		{"a refusal of this attempt", "a", []error{shardgroup.ErrDiskFull}, wire.CodeOutcomeUnknown, wire.CodeOutcomeUnknown},
+		{"a refusal of every attempt", "there", nil, wire.CodeAlreadyExists, wire.CodeNotAttempted},
+	} {
+		core.fail = x.fail
+		c.breakOnce(&wire.ConnError{Sent: true, Err: fmt.Errorf("reset")})
+		reply, err := c.write("n1", &wire.WriteRequest{Collection: "users", Ordered: true, Items: []wire.WriteItem{
+			{Op: wire.OpInsert, ID: x.id, Body: body(t, m{}), RequestID: c.requestID()},
+			{Op: wire.OpInsert, ID: "b", Body: body(t, m{}), RequestID: c.requestID()},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []wire.Code{x.first, x.second} {
+			if e := reply.Results[i].Error; e == nil || e.Code != want {
+				t.Errorf("%s: item %d: %+v, want %d", x.name, i, e, want)
+			}
+		}
+	}
+}
+
 func repeat(err error, n int) []error {
 	errs := make([]error, n)
 	for i := range errs {
