@@ -14,8 +14,8 @@ import (
 // load one always is: it waits for the log to be synced. At the kernel's 50 µs
 // the monitors of three nodes took a sixth of two cores under updates. With a
 // longer one the Go scheduler is slower to notice that a thread waits for the
-// disk; see extraProcs. Threads that run Go code have usualSlack: theirs makes
-// timers as much later.
+// disk; see extraProcs. Threads that run Go code have usualSlack, but for a few
+// that were busy when the program began: theirs makes timers as much later.
 const (
 	timerSlack = 5_000_000
 	usualSlack = 50_000
